@@ -1,0 +1,119 @@
+"""A tensor as it goes to disk: integer symbols, a shape, and a grid that turns symbols into values.
+
+`dequantize` is one multiplication in float32 per value, so that every machine gets the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from plisse.core.trellis import trellis_values
+
+RAW_DTYPES = {
+    "float32": np.dtype("<i4"),
+    "float16": np.dtype("<i2"),
+    "bfloat16": np.dtype("<i2"),
+    "int64": np.dtype("<i8"),
+    "int32": np.dtype("<i4"),
+    "uint8": np.dtype("u1"),
+    "bool": np.dtype("u1"),
+}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Symbols are the bits of the values themselves, viewed as integers of the same width."""
+
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Uniform:
+    """value = (symbol - zero_point) * scale.
+
+    scale: float32, every entry exactly representable in bfloat16, shape (1,) for one step per tensor, (C,)
+    for one per channel (first axis of the tensor), or (C, G) for G groups along each flattened channel.
+    zero_point: int32 of the same shape, or None for a symmetric grid (all zero).
+    group: values per group where scale is (C, G); the last group of a channel may be shorter.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray | None = None
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class Trellis:
+    """Trellis coded: the value of a symbol depends on the path of the symbols before it (core/trellis).
+
+    scale: the step between neighbouring values of the union codebook, representable in bfloat16.
+    """
+
+    scale: float
+
+
+Grid = Raw | Uniform | Trellis
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """symbols: integers, any shape with the right count; shape: of the tensor; grid: how to undo."""
+
+    symbols: np.ndarray
+    shape: tuple[int, ...]
+    grid: Grid
+
+    def values(self) -> np.ndarray:
+        """The decoded tensor: float32, or the integer type of a raw integer tensor.
+
+        >>> grid = Uniform(np.array([0.5], np.float32))
+        >>> Stored(np.array([-1, 0, 3]), (3,), grid).values()
+        array([-0.5,  0. ,  1.5], dtype=float32)
+        """
+        if isinstance(self.grid, Raw):
+            return _raw_values(self.symbols, self.grid.dtype).reshape(self.shape)
+        if isinstance(self.grid, Trellis):
+            return trellis_values(self.symbols.reshape(-1), self.grid.scale).reshape(self.shape)
+        symbols = self.symbols.reshape(self.shape)
+        scale = spread(self.grid.scale, self.shape, self.grid.group)
+        if self.grid.zero_point is not None:
+            symbols = symbols - spread(self.grid.zero_point, self.shape, self.grid.group)
+        return symbols.astype(np.float32) * scale
+
+
+def spread(per_unit: np.ndarray, shape: tuple[int, ...], group: int) -> np.ndarray:
+    """Repeat one number per tensor, channel or group so that it broadcasts against a tensor of `shape`."""
+    if per_unit.ndim == 1:
+        return per_unit.reshape(-1, *([1] * (len(shape) - 1))) if per_unit.size > 1 else per_unit.reshape(())
+    width = int(np.prod(shape[1:], dtype=np.int64))
+    return np.repeat(per_unit, group, axis=1)[:, :width].reshape(shape)
+
+
+def to_bfloat16(values: np.ndarray | float) -> np.ndarray:
+    """Round float32 to the nearest bfloat16, kept as float32 (ties to even). Zero and subnormals become the
+    smallest normal number, so that a step is never zero."""
+    bits = np.maximum(np.abs(np.asarray(values, np.float32)), np.float32(1.2e-38)).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32)
+
+
+def raw(values: np.ndarray, dtype: str = "float32") -> Stored:
+    """Keep a tensor in a plain numeric type; float types round to nearest."""
+    shape = values.shape
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        kept: Any = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    else:
+        kept = np.ascontiguousarray(values, np.dtype(dtype))
+    return Stored(kept.view(RAW_DTYPES[dtype]).reshape(-1), shape, Raw(dtype))
+
+
+def _raw_values(symbols: np.ndarray, dtype: str) -> np.ndarray:
+    kept = np.ascontiguousarray(symbols.reshape(-1).astype(RAW_DTYPES[dtype]))
+    if dtype == "bfloat16":
+        return (kept.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    values = kept.view(np.dtype(dtype))
+    return values.astype(np.float32) if dtype == "float16" else values
