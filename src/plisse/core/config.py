@@ -1,4 +1,4 @@
-"""Frozen dataclasses to plain data (dictionaries for YAML and JSON) and back, by an explicit table of types."""
+"""Frozen dataclasses to plain data (for YAML and JSON) and back, by an explicit table of types."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Edit:
     arguments: Mapping[str, Any]
 
 
-def _conv2d(layer: nn.Module) -> dict[str, Any]:
+def _conv2d(layer: Any) -> dict[str, Any]:
     return {
         "in_channels": layer.in_channels,
         "out_channels": layer.out_channels,
@@ -43,7 +43,7 @@ def _conv2d(layer: nn.Module) -> dict[str, Any]:
     }
 
 
-def _batch_norm(layer: nn.Module) -> dict[str, Any]:
+def _batch_norm(layer: Any) -> dict[str, Any]:
     return {
         "num_features": layer.num_features,
         "eps": layer.eps,
@@ -53,7 +53,7 @@ def _batch_norm(layer: nn.Module) -> dict[str, Any]:
     }
 
 
-def _linear(layer: nn.Module) -> dict[str, Any]:
+def _linear(layer: Any) -> dict[str, Any]:
     return {
         "in_features": layer.in_features,
         "out_features": layer.out_features,
@@ -61,7 +61,7 @@ def _linear(layer: nn.Module) -> dict[str, Any]:
     }
 
 
-def _embedding(layer: nn.Module) -> dict[str, Any]:
+def _embedding(layer: Any) -> dict[str, Any]:
     return {
         "num_embeddings": layer.num_embeddings,
         "embedding_dim": layer.embedding_dim,
@@ -69,11 +69,11 @@ def _embedding(layer: nn.Module) -> dict[str, Any]:
     }
 
 
-def _layer_norm(layer: nn.Module) -> dict[str, Any]:
+def _layer_norm(layer: Any) -> dict[str, Any]:
     return {"normalized_shape": list(layer.normalized_shape), "eps": layer.eps}
 
 
-def _group_norm(layer: nn.Module) -> dict[str, Any]:
+def _group_norm(layer: Any) -> dict[str, Any]:
     return {
         "num_groups": layer.num_groups,
         "num_channels": layer.num_channels,
@@ -82,11 +82,11 @@ def _group_norm(layer: nn.Module) -> dict[str, Any]:
     }
 
 
-def _nothing(layer: nn.Module) -> dict[str, Any]:
+def _nothing(layer: Any) -> dict[str, Any]:
     return {}
 
 
-LAYERS: dict[str, tuple[type[nn.Module], Callable[[nn.Module], dict[str, Any]]]] = {
+LAYERS: dict[str, tuple[type[nn.Module], Callable[[Any], dict[str, Any]]]] = {
     "Conv2d": (nn.Conv2d, _conv2d),
     "Linear": (nn.Linear, _linear),
     "BatchNorm2d": (nn.BatchNorm2d, _batch_norm),

@@ -32,6 +32,8 @@ class InputQuantizer(nn.Module):
     layer keep both.
     """
 
+    zero_point: Tensor
+
     def __init__(self, bits: int, scale: float = 1.0, zero_point: float = 0.0) -> None:
         super().__init__()
         self.bits = bits
@@ -56,5 +58,5 @@ class InputQuantizer(nn.Module):
         return {"bits": self.bits}
 
 
-def _quantize_first_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _quantize_first_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (layer.input_quantizer(inputs[0]), *inputs[1:])

@@ -12,7 +12,7 @@ import numpy as np
 
 from plisse.core.trellis import trellis_values
 
-RAW_DTYPES = {
+RAW_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<i4"),
     "float16": np.dtype("<i2"),
     "bfloat16": np.dtype("<i2"),
@@ -112,8 +112,8 @@ def raw(values: np.ndarray, dtype: str = "float32") -> Stored:
 
 
 def _raw_values(symbols: np.ndarray, dtype: str) -> np.ndarray:
-    kept = np.ascontiguousarray(symbols.reshape(-1).astype(RAW_DTYPES[dtype]))
+    kept: Any = np.ascontiguousarray(symbols.reshape(-1), RAW_DTYPES[dtype])
     if dtype == "bfloat16":
         return (kept.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    values = kept.view(np.dtype(dtype))
+    values: np.ndarray = kept.view(np.dtype(dtype))
     return values.astype(np.float32) if dtype == "float16" else values

@@ -1,0 +1,89 @@
+"""Scores with confidence intervals, and paired differences between two networks on the same samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plisse.core.batch import Batches, call
+from plisse.errors import InputError
+from plisse.train.task import Score, Task
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A score on n samples with its bootstrap interval (95 %), and the predictions that gave it."""
+
+    name: str
+    score: float
+    low: float
+    high: float
+    n: int
+    predictions: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of one network minus that of another on the same samples: value and 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def predictions(model: nn.Module, batches: Batches, score: Score) -> tuple[Tensor, Tensor]:
+    """Predictions and targets of one epoch, in evaluation mode. The training flag is put back."""
+    was_training = model.training
+    model.eval()
+    found, wanted = [], []
+    with torch.inference_mode():
+        for batch in batches:
+            if batch.target is None:
+                raise InputError("batches without targets", expected="labelled samples to score on")
+            found.append(score.predict(call(model, batch.inputs)).cpu())
+            wanted.append(batch.target.cpu())
+    model.train(was_training)
+    return torch.cat(found), torch.cat(wanted)
+
+
+def evaluate(model: nn.Module, task: Task, batches: Batches | None = None, seed: int = 0) -> Evaluation:
+    """Score `model` on the task's holdout, or on other labelled `batches`."""
+    found, wanted = predictions(model, batches if batches is not None else task.holdout, task.score)
+    value = task.score.summary(found, wanted)
+    draws = [task.score.summary(found[pick], wanted[pick]) for pick in _resamples(len(wanted), seed)]
+    low, high = _interval(draws)
+    return Evaluation(task.score.name, value, low, high, len(wanted), found, wanted)
+
+
+def paired(after: Evaluation, before: Evaluation, score: Score, seed: int = 0) -> Difference:
+    """after minus before, by a bootstrap over the samples that both saw (Efron 1979).
+
+    Raises InputError where the two were measured on different samples.
+    """
+    if not torch.equal(after.targets, before.targets):
+        raise InputError("evaluations on different samples", expected="the same holdout for both")
+    draws = [
+        score.summary(after.predictions[pick], after.targets[pick])
+        - score.summary(before.predictions[pick], before.targets[pick])
+        for pick in _resamples(after.n, seed)
+    ]
+    low, high = _interval(draws)
+    return Difference(after.score - before.score, low, high, after.n)
+
+
+def _resamples(n: int, seed: int) -> Tensor:
+    return torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
+
+
+def _interval(draws: list[float]) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2 * 100
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return float(low), float(high)
