@@ -1,0 +1,1 @@
+"""ONNX files from baked networks, checked against them."""
