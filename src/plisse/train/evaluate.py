@@ -18,7 +18,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A score on n samples with its bootstrap interval (95 %), and the predictions that gave it."""
+    """A score on n samples with its bootstrap interval (95 %), and the predictions that gave it.
+
+    unit: that of the `Score`: "points" where people quote the value in percent, else "".
+    """
 
     name: str
     score: float
@@ -27,6 +30,7 @@ class Evaluation:
     n: int
     predictions: Tensor
     targets: Tensor
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def evaluate(model: nn.Module, task: Task, batches: Batches | None = None, seed:
     value = task.score.summary(found, wanted)
     draws = [task.score.summary(found[pick], wanted[pick]) for pick in _resamples(len(wanted), seed)]
     low, high = _interval(draws)
-    return Evaluation(task.score.name, value, low, high, len(wanted), found, wanted)
+    return Evaluation(task.score.name, value, low, high, len(wanted), found, wanted, task.score.unit)
 
 
 def paired(after: Evaluation, before: Evaluation, score: Score, seed: int = 0) -> Difference:
