@@ -38,8 +38,26 @@ class Plain(Reparam):
         return raw(self.weight.detach().cpu().numpy())
 
 
+class Fixed(Reparam):
+    """A tensor that is not trained, such as a running statistic. The innermost source for buffers."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        return self.value
+
+    def stored(self) -> Stored:
+        array = self.value.cpu().numpy()
+        return raw(array, str(array.dtype))
+
+
 class Reparametrized(nn.Module):
-    """A plain network called with computed weights; the network's own copies of these are frozen.
+    """A plain network called with computed weights (and buffers, where named); the network's own copies of
+    these are frozen.
 
     >>> model = nn.Linear(2, 1)
     >>> wrapped = Reparametrized(model, {"weight": Plain(torch.ones(1, 2))})
@@ -71,7 +89,8 @@ class Reparametrized(nn.Module):
             for name, reparam in self.reparams.items():
                 value = torch.from_numpy(reparam.stored().values().copy())
                 modules.set_tensor(model, name, value)
-                modules.tensor(model, name).requires_grad_(True)
+                target = modules.tensor(model, name)
+                target.requires_grad_(isinstance(target, nn.Parameter))
         return model
 
 
@@ -84,10 +103,12 @@ def reparametrize(model: nn.Module, reparams: Mapping[str, Reparam]) -> Reparame
 
 
 def source(model: nn.Module, name: str) -> Reparam:
-    """A fresh copy of what computes the weight `name` now: its reparametrization, or the plain weight."""
+    """A fresh copy of what computes the tensor `name` now: its reparametrization, or the plain parameter or
+    buffer."""
     if isinstance(model, Reparametrized) and name in model.reparams:
         return modules.clone(model.reparams[name])  # type: ignore[return-value]
-    return Plain(modules.tensor(plain(model), name))
+    value = modules.tensor(plain(model), name)
+    return Plain(value) if isinstance(value, nn.Parameter) else Fixed(value)
 
 
 def plain(model: nn.Module) -> nn.Module:
