@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,18 @@ def set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
     """Write `value` into the parameter or buffer `name`, in place, same shape."""
     with torch.no_grad():
         tensor(model, name).copy_(value)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every module's own training flag is as it was."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
 
 
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
