@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plisse.core.batch import Inputs, call
+from plisse.core.modules import evaluating
 from plisse.core.reparam import baked
 
 aten = torch.ops.aten
@@ -102,7 +103,7 @@ class _Counter(TorchDispatchMode):
 
 
 @contextmanager
-def _names_tracked(model: nn.Module, running: list[str]) -> Iterator[None]:
+def names_tracked(model: nn.Module, running: list[str]) -> Iterator[None]:
     """Keep the name of the innermost module that runs at the end of `running`."""
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -137,13 +138,9 @@ def mac_table(model: nn.Module, example: Inputs) -> list[MacRow]:
     [MacRow(name='0', operator='addmm', macs=30)]
     """
     model = baked(model)
-    counter, was_training = _Counter(), model.training
-    model.eval()
-    try:
-        with _plain_kernels(), _names_tracked(model, counter.running), counter:
-            call(model, example)
-    finally:
-        model.train(was_training)
+    counter = _Counter()
+    with evaluating(model), _plain_kernels(), names_tracked(model, counter.running), counter:
+        call(model, example)
     return [MacRow(name, operator, macs) for (name, operator), macs in counter.counts.items()]
 
 
