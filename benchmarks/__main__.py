@@ -1,0 +1,18 @@
+"""Every benchmark one after the other: `python -m benchmarks`. Each writes benchmarks/results/NAME.json."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+NAMES = ("coder", "cifar", "minilm", "latency")
+
+
+def main() -> None:
+    for name in NAMES:
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.results"], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Meet a budget: the structure first (channels), then bytes (one step size per tensor), then training.
+
+Sizing never trains. Channels are cut by bisection on measured time or counted MACs; step sizes come from one
+table of bytes and divergence per tensor (compress/sensitivity). With training, the network is fine-tuned once
+at the chosen point, and the step sizes are scaled afterwards where the trained weights write more bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from plisse.compress.finetune import FineTune
+from plisse.compress.fold import AbsorbStatistics
+from plisse.compress.prune.channels import channels_for
+from plisse.compress.quantize.rated import RateQuantize, RateQuantized, TrellisQuantized
+from plisse.compress.quantize.small import CompactSmall
+from plisse.compress.result import FrontierPoint
+from plisse.compress.sensitivity import Progress, RateTable, rate_table
+from plisse.compress.step import Step, chain
+from plisse.core.modules import clone
+from plisse.core.stored import to_bfloat16
+from plisse.cost.budget import Budget, Cost
+from plisse.errors import BudgetError
+from plisse.train.task import Task
+
+MAX_RATIO = 2.0
+"""Coarsest step as a multiple of a tensor's root mean square; beyond, a tensor is nearly all zeros."""
+
+DEAD_ZONE = 0.1
+TRAINED_MARGIN = 0.96
+TRIES = 8
+
+Written = Callable[[nn.Module], int]
+CostOf = Callable[[nn.Module], Cost]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps to run in order, and the curve that the choice was made from."""
+
+    steps: tuple[Step, ...]
+    frontier: tuple[FrontierPoint, ...]
+
+
+def structure_within(
+    model: nn.Module, task: Task, budget: Budget, reference: Cost, cost_of: CostOf
+) -> nn.Module:
+    """The largest channel-pruned network within the bounds on params, MACs and latency."""
+    bounds = replace(budget, bytes=None)
+    if not bounds.absolute(reference):
+        return model
+    return channels_for(model, task.example, lambda net: bounds.admits(cost_of(net), reference))
+
+
+def plan_bytes(
+    model: nn.Module,
+    task: Task,
+    bound: float,
+    *,
+    written: Written,
+    training: FineTune | None = None,
+    progress: Progress = lambda names: names,
+) -> Plan:
+    """The steps that bring the file of `model` to at most `bound` bytes at the least predicted divergence.
+
+    Post-training, weights are trellis coded; with `training`, they get a scalar grid with a dead zone, which
+    is what the straight-through gradient sees, and a few percent of the bytes are kept in reserve.
+    Raises BudgetError with the smallest file that the coarsest steps give.
+    """
+    table = rate_table(
+        model,
+        task,
+        dead_zone=DEAD_ZONE if training else 0.0,
+        max_ratio=MAX_RATIO,
+        progress=progress,
+    )
+    target = bound * TRAINED_MARGIN if training else bound
+    quantize = _fill(model, task, table, target, bound, written, trained=training is not None)
+    overhead = written(_finished(quantize(model, task), task)) - table.predicted(dict(quantize.steps))[0]
+    steps: list[Step] = [quantize, *([training] if training else []), AbsorbStatistics(), CompactSmall()]
+    return Plan(tuple(steps), _frontier(table, overhead, bound))
+
+
+def shrink_within(network: nn.Module, bound: float, written: Written) -> nn.Module:
+    """Scale all step sizes of a quantized network up, as little as needed, until its file fits.
+
+    Training moves weights, so that the same steps may write a few percent more bytes than planned.
+    """
+    if written(network) <= bound:
+        return network
+    low, high = 1.0, 1.0
+    while written(rescaled(network, high)) > bound:
+        low, high = high, high * 1.1
+        if high > 4.0:
+            raise BudgetError(
+                f"a budget of {bound:.0f} bytes", expected="one that steps 4 times as coarse meet"
+            )
+    for _ in range(TRIES):
+        middle = (low + high) / 2
+        low, high = (low, middle) if written(rescaled(network, middle)) <= bound else (middle, high)
+    return rescaled(network, high)
+
+
+def rescaled(network: nn.Module, factor: float) -> nn.Module:
+    """A copy of a quantized network with every entropy-coded step times `factor`."""
+    copy = clone(network)
+    for module in copy.modules():
+        if isinstance(module, (RateQuantized, TrellisQuantized)):
+            module.step = float(to_bfloat16(module.step * factor))
+    return copy
+
+
+def _fill(
+    model: nn.Module,
+    task: Task,
+    table: RateTable,
+    target: float,
+    bound: float,
+    written: Written,
+    trained: bool,
+) -> RateQuantize:
+    """Spend the budget: correct the share of the weights until the written file just fits the target."""
+    share, best, least = target * 0.97, None, float("inf")
+    floor = float(table.bytes.min(axis=1).sum())
+    for _ in range(TRIES):
+        quantize = _quantize(table.choose(max(share, floor)), trained)
+        total = written(_finished(quantize(model, task), task))
+        least = min(least, total)
+        if total <= target and (best is None or total > best[0]):
+            best = (total, quantize)
+        if 0.995 * target <= total <= target or (share <= floor and total > target):
+            break
+        share += target - total - 0.002 * target
+    if best is None:
+        raise BudgetError(
+            f"a budget of {bound:.0f} bytes",
+            expected=f"at least {least:.0f} bytes, the smallest file of this structure",
+            hint=f"--budget bytes={least * 1.1:.0f}, or add macs=0.5x to cut channels as well",
+            closest=least,
+        )
+    return best[1]
+
+
+def _quantize(steps: dict[str, float], trained: bool) -> RateQuantize:
+    if trained:
+        return RateQuantize(steps, rounding="nearest", dead_zone=DEAD_ZONE)
+    return RateQuantize(steps, rounding="trellis")
+
+
+def _finished(network: nn.Module, task: Task) -> nn.Module:
+    return chain(AbsorbStatistics(), CompactSmall())(network, task)
+
+
+def _frontier(table: RateTable, overhead: float, bound: float) -> tuple[FrontierPoint, ...]:
+    points = [FrontierPoint(size + overhead, loss) for size, loss in table.curve()]
+    fitting = [i for i, point in enumerate(points) if point.bytes <= bound * 1.001]
+    chosen = max(fitting, key=lambda i: points[i].bytes) if fitting else -1
+    return tuple(replace(point, chosen=i == chosen) for i, point in enumerate(points))
