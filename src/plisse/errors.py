@@ -13,6 +13,8 @@ PlisseError                 1
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class PlisseError(Exception):
     """An error that a user can act on: what came, what was expected, what to try.
@@ -31,6 +33,16 @@ class PlisseError(Exception):
         if hint:
             parts.append(f"try: {hint}")
         super().__init__("; ".join(parts))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[PlisseError], args: tuple[Any, ...], state: dict[str, Any]) -> PlisseError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class InputError(PlisseError):

@@ -1,0 +1,77 @@
+"""Training as a step: fine-tune on the task's objective, with or without the original as teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from plisse.core import modules
+from plisse.train.loop import fit
+from plisse.train.objectives import distillation, feature_matching
+from plisse.train.optimizers import SGD, Optimizer
+from plisse.train.schedules import Cosine, Schedule
+from plisse.train.statistics import reestimate_statistics
+from plisse.train.task import Task, kl_divergence
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Minimise `task.objective` on `task.train`; computed weights (`Reparametrized`) stay computed.
+
+    steps: batches to train on; 0 gives a copy. lr: peak learning rate, in place of the optimizer's own.
+    The teacher is the task's affair: `FineTune(300)(model, distilled(task, original))`.
+    """
+
+    steps: int
+    lr: float = 0.02
+    optimizer: Optimizer = field(default_factory=SGD)
+    schedule: Schedule = field(default_factory=Cosine)
+    clip: float | None = None
+    precision: str = "auto"
+    seed: int = 0
+    devices: int = 1
+    checkpoint: str | None = None
+    progress: str | None = None
+
+    def __call__(self, model: nn.Module, task: Task) -> nn.Module:
+        tuned = modules.clone(model)
+        if self.steps > 0:
+            fit(
+                tuned,
+                task.objective,
+                task.train,
+                steps=self.steps,
+                optimizer=dataclasses.replace(self.optimizer, lr=self.lr),
+                schedule=self.schedule,
+                clip=self.clip,
+                precision=self.precision,
+                seed=self.seed,
+                devices=self.devices,
+                checkpoint=Path(self.checkpoint) if self.checkpoint else None,
+                progress=self.progress,
+            )
+        return tuned
+
+
+@dataclass(frozen=True)
+class ReestimateNorm:
+    """Measure batch-norm statistics anew on inputs of `task.train`, without labels (train/statistics)."""
+
+    batches: int = 50
+
+    def __call__(self, model: nn.Module, task: Task) -> nn.Module:
+        measured = modules.clone(model)
+        reestimate_statistics(measured, task.train, self.batches)
+        return measured
+
+
+def distilled(task: Task, original: nn.Module, temperature: float = 2.0, hard: float = 0.0) -> Task:
+    """The same task with `original` as teacher: its class probabilities where the task compares outputs as
+    such (KL divergence), else its outputs. `hard` is the weight of the labels in the former; the labels, and
+    `temperature`, play no part in the latter."""
+    if task.divergence is kl_divergence:
+        return dataclasses.replace(task, objective=distillation(original, temperature, hard))
+    return dataclasses.replace(task, objective=feature_matching(original))

@@ -1,0 +1,96 @@
+"""Several processes that train one network: how they start, and which samples each one takes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from plisse.core.batch import Batch, map_inputs, n_samples
+from plisse.errors import InputError, PlisseError
+
+PORT = "MASTER_PORT"
+
+
+def share(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
+    """The slice of `batch` along dimension 0 that process `rank` of `world` takes, and its weight.
+
+    Slices differ by at most one sample. The weight, samples here times world / samples in all, is 1 where
+    they are equal; means over slices, so weighted and averaged over processes, are means over the batch.
+    Where there are k inputs per target (pairs), the k rows of a sample must lie next to each other.
+
+    >>> import torch
+    >>> piece, weight = share(Batch(torch.arange(8), torch.arange(4)), rank=1, world=2)
+    >>> piece.inputs.tolist(), piece.target.tolist(), weight
+    ([4, 5, 6, 7], [2, 3], 1.0)
+    """
+    if world == 1:
+        return batch, 1.0
+    rows = n_samples(batch.inputs) if batch.target is None else int(batch.target.shape[0])
+    if rows < world:
+        raise InputError(f"a batch of {rows} samples for {world} processes", expected="one sample for each")
+    first, last = rank * rows // world, (rank + 1) * rows // world
+
+    def cut(tensor: Tensor) -> Tensor:
+        per_sample, rest = divmod(tensor.shape[0], rows)
+        if rest:
+            raise InputError(
+                f"a tensor of {tensor.shape[0]} rows in a batch of {rows} samples",
+                expected="the same number of rows for every sample",
+            )
+        return tensor[first * per_sample : last * per_sample]
+
+    target = None if batch.target is None else cut(batch.target)
+    return Batch(map_inputs(batch.inputs, cut), target), (last - first) * world / rows
+
+
+def launch(fabric: Fabric, work: Callable[[Fabric], None]) -> None:
+    """Run `work` in fresh processes (start method spawn) and wait for them.
+
+    Errors of Plissé are raised here as they were there; any other error of `work` comes as torch's
+    ProcessRaisedException, which carries its traceback as text.
+    """
+    port = os.environ.get(PORT)
+    try:
+        failure = fabric.launch(partial(_attempt, work))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if "pickle" not in str(error):
+            raise
+        raise InputError(
+            f"something that cannot be sent to another process: {error}",
+            expected="objective, batches and hooks made of functions and classes at the top of a module",
+            hint="devices=1",
+        ) from error
+    finally:
+        if port is None:
+            os.environ.pop(PORT, None)
+        else:
+            os.environ[PORT] = port
+    if failure is not None:
+        raise failure
+
+
+def _attempt(work: Callable[[Fabric], None], fabric: Fabric) -> PlisseError | None:
+    try:
+        work(fabric)
+    except PlisseError as error:
+        return error
+    return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning from announcing devices and precision."""
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
