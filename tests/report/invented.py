@@ -38,7 +38,13 @@ def result(**changes: object) -> Result:
         ),
         tensors=tuple(_tensors()),
         frontier=tuple(_frontier()),
-        record={"model": "resnet20", "task": "cifar10", "seed": 0, "budget": "bytes=0.1x", "<b>": "&"},
+        record={
+            "network": {"kind": "builtin", "name": "resnet20"},
+            "task": "cifar10",
+            "seed": 0,
+            "budget": "bytes=0.1x",
+            "<b>": "&",
+        },
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 

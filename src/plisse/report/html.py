@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from plisse.bitstream.atomic import write_atomic
 from plisse.compress.result import Result, StepRow, TensorRow
@@ -181,13 +180,10 @@ def _tensor_note(result: Result) -> str:
 
 def _subtitle(result: Result) -> str:
     """What the record says about the run, as far as it says it."""
-    names: tuple[tuple[str, str], ...] = (("model", ""), ("task", "task "), ("seed", "seed "))
-    found = [f"{words}{_short(result.record[key])}" for key, words in names if key in result.record]
-    return " · ".join([*found, f"{result.score_after.n:,} samples scored"])
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    network = result.record.get("network", {})
+    found = [network["name"]] if "name" in network else []
+    found += [f"{key} {result.record[key]}" for key in ("task", "seed") if key in result.record]
+    return " · ".join([*map(str, found), f"{result.score_after.n:,} samples scored"])
 
 
 def _record(result: Result) -> str:

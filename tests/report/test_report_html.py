@@ -74,7 +74,7 @@ def test_everything_that_came_from_elsewhere_is_escaped() -> None:
     score = replace(made.score_before, name=evil)
     made = replace(
         made, steps=steps, tensors=tensors, score_before=score, score_after=score,
-        record={evil: evil, "model": evil, "task": evil},
+        record={evil: evil, "network": {"name": evil}, "task": evil},
     )  # fmt: skip
     text = page(made, title=evil)
     assert "<img" not in text

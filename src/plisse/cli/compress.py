@@ -1,0 +1,157 @@
+"""plisse compress: a network and a budget in, one small file out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plisse.cli import options
+from plisse.cli.failures import reported
+from plisse.cli.opening import kind, open_named_task, open_network
+from plisse.cli.output import check_outputs, counted, print_json, stdout, working
+from plisse.errors import InputError
+
+if TYPE_CHECKING:
+    from plisse.compress.result import Result
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--out", metavar="FILE", help="The file to write.", show_default=False,
+        rich_help_panel=options.OUTPUT,
+    ),
+]  # fmt: skip
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", metavar="B", show_default=False, rich_help_panel=options.FAR,
+        help="Upper bounds on bytes, params, macs, latency: 'bytes=0.1x, latency=5ms'. x is a share of the "
+        "original. Without --budget and --recipe: bytes=0.1x.",
+    ),
+]  # fmt: skip
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", metavar="R.yaml", help="Steps to run before those that the budget asks for.",
+        show_default=False, rich_help_panel=options.FAR,
+    ),
+]  # fmt: skip
+FineTune = Annotated[
+    int,
+    typer.Option(
+        "--finetune", metavar="N", min=0, rich_help_panel=options.FAR,
+        help="Batches of training with distillation from the original; 0 uses no labels.",
+    ),
+]  # fmt: skip
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--finetune-lr", metavar="LR", help="Peak learning rate of fine-tuning.",
+        show_default=False, rich_help_panel=options.FAR,
+    ),
+]  # fmt: skip
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail at a step that saves nothing.", rich_help_panel=options.FAR),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", metavar="R.html", help="Write a self-contained HTML report.", show_default=False,
+        rich_help_panel=options.OUTPUT,
+    ),
+]  # fmt: skip
+
+DEFAULT_BUDGET = "bytes=0.1x"
+
+
+@reported
+def compress(
+    model: options.Model,
+    out: Out,
+    weights: options.Weights = None,
+    allow: options.Allow = None,
+    task: options.Task = "digits",
+    data: options.Data = None,
+    seed: options.Seed = 0,
+    budget: Budget = None,
+    recipe: Recipe = None,
+    finetune: FineTune = 0,
+    finetune_lr: Rate = None,
+    strict: Strict = False,
+    report: Report = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compress a trained network to a budget, and measure what came out.
+
+    The file holds all of it: structure, weights, and a tokenizer where there is one.
+    """
+    check_outputs(out=out, report=report)
+    with working("loading") as say:
+        from plisse.bitstream.atomic import write_atomic
+        from plisse.compress.compress import compress as run
+        from plisse.compress.recipe import read_recipe
+        from plisse.cost.budget import Budget as Bounds
+        from plisse.report.html import write_report
+
+        if finetune_lr is not None and not finetune:
+            raise InputError("--finetune-lr without --finetune", expected="both", hint="--finetune 500")
+        wanted = budget or (None if recipe else DEFAULT_BUDGET)
+        bounds = Bounds.parse(wanted) if wanted else None
+        steps = read_recipe(recipe) if recipe else None
+        network = open_network(model, weights, allow, seed)
+        opened = open_named_task(task, data, network, seed)
+        say(f"measuring {model}")
+        rate = {} if finetune_lr is None else {"finetune_lr": finetune_lr}
+        result = run(
+            network,
+            opened,
+            budget=bounds,
+            recipe=steps,
+            finetune_steps=finetune,
+            **rate,
+            strict=strict,
+            seed=seed,
+            notes={"task": kind(task)},
+            allow=_allowed(model, allow),
+            say=say,
+            progress=counted("trying", say),
+        )
+        write_atomic(out, result.data)
+        if report is not None:
+            write_report(result, report, title=f"{Path(model).name} on {kind(task)}")
+    _show(result, out, report, as_json)
+
+
+def _allowed(model: str, allow: list[str] | None) -> tuple[str, ...]:
+    """The factories that may run again to rebuild the skeleton: those allowed, and the one typed as MODEL."""
+    return (*(allow or ()), model.partition("(")[0].partition("?")[0])
+
+
+def _show(result: Result, out: Path, report: Path | None, as_json: bool) -> None:
+    from plisse.report.record import record
+
+    if as_json:
+        print_json({"file": out, "report": report, **record(result)})
+        return
+    print_result(result)
+    console = stdout()
+    console.print(f"wrote {out} ({len(result.data):,} bytes)", markup=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"wrote {report}", markup=False, soft_wrap=True)
+
+
+def print_result(result: Result) -> None:
+    """The headline, before and after, and the steps."""
+    from plisse.report.tables import headline, steps_table, summary_table
+
+    console = stdout()
+    console.print()
+    console.print(headline(result), soft_wrap=True)
+    console.print()
+    console.print(summary_table(result))
+    console.print()
+    console.print(steps_table(result.steps, result.score_before.unit))
+    console.print()

@@ -1,0 +1,60 @@
+"""What stands below the help of each command: what for, and what to type."""
+
+from __future__ import annotations
+
+Examples = tuple[tuple[str, str], ...]
+
+START: Examples = (
+    ("train a small network, shrink it, look at the report", "plisse demo"),
+    (
+        "a trained network, ten times smaller, with a report",
+        "plisse compress resnet20 --weights W.safetensors -o small.plisse \\\n"
+        "  --task cifar10:DIR --budget bytes=0.1x --report report.html",
+    ),
+    ("what is in the file", "plisse inspect small.plisse"),
+    ("help for one command", "plisse compress --help"),
+)
+COMPRESS: Examples = (
+    (
+        "post-training: no labels are used",
+        "plisse compress resnet20 --weights W.safetensors -o r20.plisse \\\n"
+        "  --task cifar10:DIR --budget bytes=0.125x",
+    ),
+    (
+        "smaller and faster, fine-tuned, with a report",
+        "plisse compress resnet20 --weights W.safetensors -o r20.plisse \\\n"
+        "  --task cifar10:DIR --budget 'bytes=0.05x, latency=0.6x' \\\n"
+        "  --finetune 800 --report r20.html",
+    ),
+    ("a sentence encoder", "plisse compress minilm --task stsb:DIR --budget bytes=12MB -o m.plisse"),
+    ("a file again, smaller", "plisse compress a.plisse --budget bytes=0.05x -o b.plisse"),
+    ("the steps of a recipe", "plisse compress hf:DIR --task sst2:DIR --recipe R.yaml -o out.plisse"),
+)
+DEMO: Examples = (("into ./plisse-demo", "plisse demo"), ("somewhere else", "plisse demo --out DIR"))
+INSPECT: Examples = (
+    ("sizes and codings of the largest tensors", "plisse inspect small.plisse"),
+    ("all of it, for a machine", "plisse inspect small.plisse --json"),
+)
+EVALUATE: Examples = (
+    ("a file, on the digits", "plisse evaluate small.plisse"),
+    ("a file, on CIFAR-10", "plisse evaluate r20.plisse --task cifar10:DIR"),
+    ("a network and its weights", "plisse evaluate resnet20 --weights W.safetensors --task cifar10:DIR"),
+)
+PROFILE: Examples = (
+    ("several files side by side", "plisse profile a.plisse b.plisse --task cifar10:DIR"),
+    ("the frontier of time and score", "plisse profile *.plisse --task cifar10:DIR --by latency"),
+)
+EXPORT: Examples = (
+    ("float32", "plisse export small.plisse --onnx small.onnx"),
+    (
+        "8-bit integers, calibrated on the task",
+        "plisse export r20.plisse --onnx r20.onnx --integer --task cifar10:DIR",
+    ),
+)
+
+
+def shown(examples: Examples) -> str:
+    """The examples as help text, one below the other."""
+    lines = ["[bold]Examples[/bold]"]
+    lines += [f"[dim]# {words}[/dim]\n[cyan]{command}[/cyan]" for words, command in examples]
+    return "\n\n".join(lines)

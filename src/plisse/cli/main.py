@@ -1,0 +1,68 @@
+"""The command `plisse`. Only parsing is imported here; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from plisse import __version__
+from plisse.cli import examples
+from plisse.cli.compress import compress
+from plisse.cli.demo import demo
+from plisse.cli.failures import DEBUG
+from plisse.cli.files import export, inspect
+from plisse.cli.measure import evaluate, profile
+
+ABOUT = "Give it a trained network and a budget, get one small file that runs."
+
+COMMANDS: tuple[tuple[Callable[..., None], str, examples.Examples], ...] = (
+    (compress, "Compress", examples.COMPRESS),
+    (demo, "Compress", examples.DEMO),
+    (inspect, "Look", examples.INSPECT),
+    (evaluate, "Look", examples.EVALUATE),
+    (profile, "Look", examples.PROFILE),
+    (export, "Deploy", examples.EXPORT),
+)
+
+app = typer.Typer(
+    name="plisse",
+    help=ABOUT,
+    epilog=examples.shown(examples.START),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"plisse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def plisse(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for command, panel, shown in COMMANDS:
+    app.command(rich_help_panel=panel, epilog=examples.shown(shown))(command)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    if not os.environ.get(DEBUG):
+        warnings.simplefilter("ignore")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    app()

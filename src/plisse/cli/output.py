@@ -1,0 +1,130 @@
+"""What commands print: results on standard output, what is going on on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from plisse.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Say = Callable[[str], None]
+LEAST_WIDTH = 100
+
+
+def stdout() -> Console:
+    """The console for results; wide enough for a table where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, LEAST_WIDTH))
+
+
+def stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(plain_json(data), indent=2, ensure_ascii=False))
+
+
+def plain_json(data: Any) -> Any:
+    from plisse.report.record import plain
+
+    return plain(data)
+
+
+@contextlib.contextmanager
+def working(doing: str) -> Iterator[Say]:
+    """A status line on standard error while the block runs; gives a function that changes its words.
+
+    Where standard error is no terminal, each new text is a line of its own. Whatever libraries print goes to
+    standard error too, so that standard output holds the result alone.
+    """
+    console = stderr()
+    with contextlib.redirect_stdout(sys.stderr):
+        if not console.is_terminal:
+            console.print(f"· {doing}", markup=False, soft_wrap=True)
+            yield lambda words: console.print(f"· {words}", markup=False, soft_wrap=True)
+            return
+        from rich.text import Text
+
+        with console.status(Text(doing)) as status:
+            yield lambda words: status.update(Text(words))
+
+
+def counted(doing: str, say: Say) -> Callable[[Iterable[str]], Iterator[str]]:
+    """A progress wrapper: passes names through and says how far it is. Lines in a log stay few."""
+
+    def through(names: Iterable[str]) -> Iterator[str]:
+        listed = list(names)
+        every = 1 if stderr().is_terminal else max(1, len(listed) // 4)
+        for number, name in enumerate(listed):
+            if number % every == 0:
+                say(f"{doing}: {name} ({number + 1} of {len(listed)})")
+            yield name
+
+    return through
+
+
+def note(words: str) -> None:
+    """A remark on standard error."""
+    stderr().print(f"note: {words}", style="yellow", markup=False, soft_wrap=True)
+
+
+def check_outputs(**paths: Path | None) -> None:
+    """Refuse, before any work, outputs that could not be written in the end, or that are one and the same.
+
+    Raises OutputError for a folder, a missing or unwritable place, and anything that is no regular file.
+    """
+    seen: dict[str, str] = {}
+    for name, path in paths.items():
+        if path is None:
+            continue
+        option = "--" + name.replace("_", "-")
+        place = os.path.realpath(path)
+        if place in seen:
+            raise InputError(f"{str(path)!r} for {seen[place]} and {option}", expected="two different files")
+        seen[place] = option
+        check_output(path, option)
+
+
+def check_output(path: Path, option: str) -> None:
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise OutputError(
+            f"{option} {str(path)!r}, a folder", expected="the name of a file", hint=str(path / "out.plisse")
+        )
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{option} {str(path)!r}, no regular file", expected="the name of a file")
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"{option} {str(path)!r} in a missing folder",
+            expected="an existing folder",
+            hint=f"mkdir -p {path.parent}",
+        )
+    check_folder(target.parent, f"{option} {str(path)!r}")
+
+
+def check_folder(folder: Path, came: str) -> None:
+    """Try it: permission bits say little to the superuser and nothing about a read-only disk."""
+    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{came}: {reason}", expected="a folder that can be written to") from error
