@@ -135,8 +135,9 @@ def stored_state(model: nn.Module) -> dict[str, Stored]:
         if name in reparams:
             result[name] = reparams[name].stored()
         else:
-            array = value.detach().cpu().numpy()
-            result[name] = raw(array, str(array.dtype))
+            kind = str(value.dtype).removeprefix("torch.")
+            value = value.float() if kind == "bfloat16" else value
+            result[name] = raw(value.detach().cpu().numpy(), kind)
     return result
 
 
