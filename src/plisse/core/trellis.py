@@ -1,9 +1,224 @@
-"""Placeholder until the trellis lands in this change."""
+"""Trellis coded quantization: a scalar quantizer with memory, about 1.1 dB better at the same rate.
+
+The levels ±Δ/2, ±3Δ/2, ... are dealt in turn to four subsets D0, D1, D2, D3: the level (n + 1/2)Δ belongs to
+D[n mod 4]. A trellis of eight states (Ungerboeck's code of rate 1/2) lets a sample use the superset
+A0 = D0 + D2 or A1 = D1 + D3, depending on the state; which of its two subsets was used gives the next state.
+A sample thus costs the rate of a scalar quantizer of step 2Δ, while the search among paths shapes the error:
+8 states give 1.1 dB of the 1.53 dB that any quantizer can gain over a scalar one at high rate.
+
+A1 is the mirror image of A0, so both carry symbols of the same distribution and one entropy table serves all
+states, without the coder knowing the state (the symmetric codebook of Marcellin 1994):
+
+    symbol j  means  (2j + 1/2)Δ in A0,  -(2j + 1/2)Δ in A1;  even j is D0 or D3, odd j is D2 or D1
+
+The path starts anew in state 0 every SEGMENT values, so that LANES segments are searched side by side.
+There is no level zero: below about one bit per value, and for sparse tensors, round to a scalar grid instead.
+
+Marcellin and Fischer, Trellis coded quantization of memoryless and Gauss-Markov sources, 1990; Fischer and
+Wang, Entropy-constrained trellis-coded quantization, 1992; Marcellin, On entropy-constrained trellis coded
+quantization, 1994; Ungerboeck, Channel coding with multilevel/phase signals, 1982.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
+
+from plisse.core.rounding import chunks_of, code_lengths, histogram, in_steps
+
+N_STATES = 8
+SEGMENT = 1024
+LANES = 16
+LIMIT = 1 << 20  # levels that the search reaches, in steps; all of them are exact in float32
+HALF_TABLE = 1 << 12  # levels with a rate of their own on each side; further ones cost as much as the last
+SEARCHES = 3
+PRIOR_SHARE = 0.02
+
+# From state s an even symbol leads to NEXT[s, 0], an odd one to NEXT[s, 1]. Even states use A0, odd ones A1.
+NEXT = np.array([[0, 1], [3, 2], [5, 4], [6, 7], [1, 0], [2, 3], [4, 5], [7, 6]], np.uint8)
+# Subset of the branch into state t from its predecessor t/2; the one from t/2 + 4 has the other of the pair.
+ENTERED_BY = np.array([0, 2, 1, 3, 2, 0, 3, 1], np.uint8)
 
 
 def trellis_values(symbols: np.ndarray, scale: float) -> np.ndarray:
-    raise ValueError("trellis")
+    """The values of a path of symbols: one exact float32 level times the float32 scale each.
+
+    symbols: integers [N]; scale: step of the union codebook, > 0. Returns float32 [N].
+
+    >>> trellis_values(np.array([0, 1, -1]), 1.0)
+    array([0.5, 2.5, 1.5], dtype=float32)
+    """
+    flat = np.ascontiguousarray(symbols.reshape(-1), np.int32)
+    return _values(flat, np.float32(scale), NEXT)
+
+
+def trellis_quantize(values: np.ndarray, scale: float, rate_weight: float = 0.0) -> np.ndarray:
+    """The path of symbols that minimises squared error / scale² + rate_weight · bits (Viterbi 1967).
+
+    values: finite floats [N]; scale: step of the union codebook, > 0; rate_weight: 0 for least error, near
+    0.4 the trade is optimal at middle and high rate. Bits are those of an ideal order-0 code, found by
+    searching a sample of the values a few times. Returns int32 [N].
+
+    Raises WeightsError for values that are not finite, InputError for a scale that is not positive.
+
+    >>> path = trellis_quantize(np.array([0.4, 2.6, 1.5], np.float32), 1.0)
+    >>> trellis_values(path, 1.0)
+    array([0.5, 2.5, 1.5], dtype=float32)
+    """
+    scaled = in_steps(values.reshape(-1), scale, LIMIT)
+    rates = np.zeros(2 * HALF_TABLE, np.float32)
+    if rate_weight > 0 and scaled.size:
+        rates = _estimated_rates(scaled, rate_weight)
+    return _search(scaled, rates)
+
+
+def _estimated_rates(scaled: np.ndarray, rate_weight: float) -> np.ndarray:
+    """rate_weight · bits of each level (not symbol), from repeated searches through a sample."""
+    prior = _expected_shares(scaled)
+    sample = chunks_of(scaled)
+    counts = prior * sample.size
+    for _ in range(SEARCHES):
+        path = _search(sample, _level_rates(counts, rate_weight))
+        counts = histogram(path, 0.0, HALF_TABLE // 2)[:-1] + PRIOR_SHARE * sample.size * prior
+    return _level_rates(counts, rate_weight)
+
+
+def _expected_shares(scaled: np.ndarray) -> np.ndarray:
+    """Share of each symbol -HALF_TABLE/2 ... HALF_TABLE/2-1 if A0 and A1 were used alike, by rounding."""
+    counts = histogram(scaled, 0.0, HALF_TABLE)[:-1] / scaled.size  # of levels n, by floor
+    near = counts + (np.roll(counts, 1) + np.roll(counts, -1)) / 2  # a cell of the superset is two steps wide
+    return (near[0::2] + near[1::2][::-1]) / 4
+
+
+def _level_rates(counts: np.ndarray, rate_weight: float) -> np.ndarray:
+    """Rates by level n = -HALF_TABLE ... HALF_TABLE-1: symbol n/2 for even n, -(n+1)/2 for odd n."""
+    bits = code_lengths(counts)
+    rates = np.empty(2 * HALF_TABLE, np.float32)
+    rates[0::2] = bits
+    rates[1::2] = bits[::-1]
+    return rates * np.float32(rate_weight)
+
+
+@njit(cache=True, nogil=True)
+def _values(symbols: np.ndarray, scale: np.float32, following: np.ndarray) -> np.ndarray:
+    values = np.empty(symbols.size, np.float32)
+    state = np.uint8(0)
+    for i in range(symbols.size):
+        if i % SEGMENT == 0:
+            state = np.uint8(0)
+        symbol = np.int64(symbols[i])
+        level = np.float32(2 * symbol + 0.5)
+        values[i] = -level * scale if state & 1 else level * scale
+        state = following[state, symbol & 1]
+    return values
+
+
+@njit(cache=True, nogil=True)
+def _search(scaled: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """The cheapest path. scaled: float32 [N] in steps; rates: of each level, [2 · HALF_TABLE]."""
+    symbols = np.empty(scaled.size, np.int32)
+    costs = np.empty(SEGMENT * 4 * LANES, np.float32)
+    decisions = np.empty(SEGMENT * LANES, np.uint8)
+    for begin in range(0, scaled.size, SEGMENT * LANES):
+        count = min(scaled.size - begin, SEGMENT * LANES)
+        n_lanes = (count + SEGMENT - 1) // SEGMENT
+        short = count - (n_lanes - 1) * SEGMENT  # values in the last lane
+        for lane in range(n_lanes):
+            first = begin + lane * SEGMENT
+            _subset_costs(scaled[first : min(first + SEGMENT, scaled.size)], rates, costs[4 * lane :])
+        metrics = np.full(N_STATES * LANES, np.float32(1e30), np.float32)
+        metrics[:LANES] = 0
+        _advance(costs, decisions, metrics, 0, short)
+        last = int(np.argmin(metrics[n_lanes - 1 :: LANES]))
+        if n_lanes > 1:
+            _advance(costs, decisions, metrics, short, SEGMENT)
+        for lane in range(n_lanes):
+            first = begin + lane * SEGMENT
+            stop = min(first + SEGMENT, scaled.size)
+            end = last if lane == n_lanes - 1 else int(np.argmin(metrics[lane::LANES]))
+            _trace(decisions[lane:], end, stop - first)
+            _choose(scaled[first:stop], rates, decisions[lane:], symbols[first:stop])
+    return symbols
+
+
+@njit(cache=True, nogil=True)
+def _window(z: np.float32, half: int) -> tuple[np.float32, int]:
+    """Eight levels around z, starting at one of D0: the first level, and where its rate stands."""
+    quad = np.floor((z - np.float32(2)) * np.float32(0.25))
+    place = int(quad) * 4 + half
+    place = place if place > 0 else 0
+    return quad * np.float32(4), place if place < 2 * half - 8 else 2 * half - 8
+
+
+@njit(cache=True, nogil=True)
+def _subset_costs(scaled: np.ndarray, rates: np.ndarray, costs: np.ndarray) -> None:
+    """Cost of the better of two levels in each subset, to costs[i, this lane, subset]."""
+    for i in range(scaled.size):
+        first, row = _window(scaled[i], rates.size // 2)
+        start = np.uint64(row)
+        rest = scaled[i] - first - np.float32(0.5)
+        for d in range(4):
+            below = rest - np.float32(d)
+            above = below - np.float32(4)
+            low = below * below + rates[start + np.uint64(d)]
+            high = above * above + rates[start + np.uint64(d + 4)]
+            costs[i * 4 * LANES + d] = high if high < low else low
+
+
+@njit(cache=True, nogil=True)
+def _advance(costs: np.ndarray, decisions: np.ndarray, m: np.ndarray, begin: int, end: int) -> None:
+    """Add, compare, select for each step and lane. m: cost of the best path into each state, [8, LANES].
+
+    Bit t of a decision says that state t was entered from the upper of its two predecessors, which are
+    t/2 and t/2 + 4. Written out without arrays or branches, so that the loop over lanes becomes vector code.
+    """
+    for i in range(begin, end):
+        for k in range(LANES):
+            p = (i * LANES + k) * 4
+            d0, d1, d2, d3 = costs[p], costs[p + 1], costs[p + 2], costs[p + 3]
+            m0, m1, m2, m3 = m[k], m[k + LANES], m[k + 2 * LANES], m[k + 3 * LANES]
+            m4, m5, m6, m7 = m[k + 4 * LANES], m[k + 5 * LANES], m[k + 6 * LANES], m[k + 7 * LANES]
+            a0, b0 = m0 + d0, m4 + d2
+            a1, b1 = m0 + d2, m4 + d0
+            a2, b2 = m1 + d1, m5 + d3
+            a3, b3 = m1 + d3, m5 + d1
+            a4, b4 = m2 + d2, m6 + d0
+            a5, b5 = m2 + d0, m6 + d2
+            a6, b6 = m3 + d3, m7 + d1
+            a7, b7 = m3 + d1, m7 + d3
+            low = np.int32(b0 < a0) | np.int32(b1 < a1) << 1 | np.int32(b2 < a2) << 2 | np.int32(b3 < a3) << 3
+            top = np.int32(b4 < a4) | np.int32(b5 < a5) << 1 | np.int32(b6 < a6) << 2 | np.int32(b7 < a7) << 3
+            decisions[i * LANES + k] = low | top << 4
+            c0 = b0 if b0 < a0 else a0
+            m[k] = np.float32(0)
+            m[k + LANES] = (b1 if b1 < a1 else a1) - c0
+            m[k + 2 * LANES] = (b2 if b2 < a2 else a2) - c0
+            m[k + 3 * LANES] = (b3 if b3 < a3 else a3) - c0
+            m[k + 4 * LANES] = (b4 if b4 < a4 else a4) - c0
+            m[k + 5 * LANES] = (b5 if b5 < a5 else a5) - c0
+            m[k + 6 * LANES] = (b6 if b6 < a6 else a6) - c0
+            m[k + 7 * LANES] = (b7 if b7 < a7 else a7) - c0
+
+
+@njit(cache=True, nogil=True)
+def _trace(decisions: np.ndarray, end: int, count: int) -> None:
+    """Walk one lane back from state `end`; each decision is replaced by the subset that was used."""
+    state = np.uint8(end)
+    for i in range(count - 1, -1, -1):
+        upper = (decisions[i * LANES] >> state) & 1
+        decisions[i * LANES] = ENTERED_BY[state] ^ (upper << 1)
+        state = np.uint8((state >> 1) + 4 * upper)
+
+
+@njit(cache=True, nogil=True)
+def _choose(scaled: np.ndarray, rates: np.ndarray, subsets: np.ndarray, symbols: np.ndarray) -> None:
+    """The better level of each sample's subset, as a symbol."""
+    for i in range(scaled.size):
+        first, row = _window(scaled[i], rates.size // 2)
+        subset = np.int32(subsets[i * LANES])
+        start = np.uint64(row + subset)
+        below = scaled[i] - first - np.float32(0.5) - np.float32(subset)
+        above = below - np.float32(4)
+        upper = above * above + rates[start + np.uint64(4)] < below * below + rates[start]
+        level = np.int32(first) + subset + (np.int32(upper) << 2)
+        symbols[i] = (level >> 1) ^ -(level & 1)  # level/2 if even, -(level+1)/2 if odd
