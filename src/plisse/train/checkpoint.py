@@ -62,8 +62,8 @@ def restore(saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimize
         if entry.startswith("optimizer/"):
             name, _, key = entry.removeprefix("optimizer/").rpartition("/")
             parameter = parameters[name]
-            fits = value.shape == parameter.shape and value.dim() > 0
-            kept = torch.empty_like(parameter.detach()).copy_(value) if fits else value
+            moment = key != "step" and value.shape == parameter.shape  # torch counts steps on the CPU
+            kept = torch.empty_like(parameter.detach()).copy_(value) if moment else value
             optimizer.state[parameter][key] = kept
 
 
