@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.compress.notes import with_notes
-from plisse.compress.prune.cutting import Cuts, cut_channels
+from plisse.compress.prune.cutting import ChannelGroup, Cuts, cut_channels
 from plisse.compress.prune.groups import channel_graph
 from plisse.compress.prune.importance import group_scores
 from plisse.compress.prune.patterns import Scope
@@ -127,10 +127,23 @@ class _Plan:
         self.round_to, self.scope = round_to, scope
 
     def cuts(self, keep: float) -> dict[str, tuple[int, ...]]:
-        return choose_channels(self.scores, keep, round_to=self.round_to, scope=self.scope)
+        chosen = choose_channels(self.scores, keep, round_to=self.round_to, scope=self.scope)
+        return {
+            group.root: _without_emptying(group, chosen[group.root], self.scores[group.root])
+            for group in self.graph.groups
+        }
 
     def network(self, cuts: Cuts) -> nn.Module:
         return with_notes(cut_channels(self.model, self.graph.groups, cuts), self.graph.notes)
+
+
+def _without_emptying(group: ChannelGroup, gone: tuple[int, ...], score: Tensor) -> tuple[int, ...]:
+    """Every layer that has only a part of the group's channels (concatenation) keeps its best one."""
+    left = set(gone)
+    for member in group.members:
+        if left.issuperset(member.channels):
+            left.discard(max(member.channels, key=lambda channel: float(score[channel])))
+    return tuple(sorted(left))
 
 
 def _global_counts(scores: Mapping[str, Tensor], keep: float) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Which channels depend on each other: read from torch-pruning's dependency graph, then checked.
 
-A group is trusted only after a trial: with half its channels cut, a copy of the network with random weights
-must compute what the copy with the same channels masked computes. What fails (shortcuts that pad channels,
-channels that reach the output, statistics over channels) is left alone and named.
+A group is trusted only after a trial: with half its channels cut, drawn at random, a copy of the network with
+fresh weights must compute what the copy with the same channels masked computes. What fails (shortcuts that
+pad channels, channels that reach the output, statistics over channels) is left alone and named.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def channel_graph(model: nn.Module, example: Inputs, ignore: Sequence[str] = ())
         trial = _trial_copy(model)
         reference = _reference(trial, example)
         found, notes = _traced(trial, example, ignore)
+        found = [group for group in found if group.size > 1]
         groups, failed = _trusted(trial, example, reference, found)
     if not groups:
         raise GraphError(
@@ -59,16 +60,21 @@ def channel_graph(model: nn.Module, example: Inputs, ignore: Sequence[str] = ())
 
 
 def _trial_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode with gradients on and random norm parameters, so that no channel is mute."""
+    """A copy in evaluation mode with gradients on and fresh weights, none of them mute or too small to tell:
+    filters as He et al. (2015), norms and running variances around 1, the rest around 0."""
     trial = modules.clone(model).eval()
     generator = torch.Generator().manual_seed(0)
-    for module in trial.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine:
-            module.weight.data.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
-            module.bias.data.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
-    for parameter in trial.parameters():
-        if parameter.is_floating_point():
-            parameter.requires_grad_(True)
+    for name, value in [*trial.named_parameters(), *trial.named_buffers()]:
+        if not value.is_floating_point() or value.dim() == 0:
+            continue
+        noise = torch.randn(value.shape, generator=generator)
+        if isinstance(value, nn.Parameter) and value.dim() > 1:
+            embeds = isinstance(trial.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+            value.data.copy_(noise * (1.0 if embeds else (2 / value[0].numel()) ** 0.5))
+        elif isinstance(value, nn.Parameter) or "running" in name:
+            around = 1.0 if name.endswith(("weight", "running_var")) else 0.0
+            value.data.copy_(around + 0.1 * noise.clamp(-3, 3))
+        value.requires_grad_(isinstance(value, nn.Parameter))
     return trial
 
 
@@ -158,6 +164,8 @@ def _group(graph: Any, items: Any, names: dict[nn.Module, str], root: str) -> Ch
         if item.root_idxs is None or any(i is None for i in item.root_idxs):
             return f"the channels of {names[target]!r} cannot be told apart"
         members.append(_member(names[target], target, axis, item))
+    if all(member.axis != "in" for member in members):
+        return "its channels are the network's output"
     return ChannelGroup(root, len(items[0].idxs), tuple(members))
 
 
@@ -177,24 +185,28 @@ def _member(name: str, layer: Any, axis: Axis, item: Any) -> Member:
 def _trusted(
     trial: nn.Module, example: Inputs, reference: Tensor, groups: list[ChannelGroup]
 ) -> tuple[list[ChannelGroup], list[str]]:
-    """The groups that pass the trial, all at once where possible; else one by one, with remarks."""
-    groups = [group for group in groups if group.size > 1]
-    if not _objection(trial, example, reference, groups):
+    """The groups that pass the trial together, and remarks on those that do not; found by halving."""
+    objection = _objection(trial, example, reference, groups)
+    if not objection:
         return groups, []
-    kept, notes = [], []
-    for group in groups:
-        if objection := _objection(trial, example, reference, [group]):
-            notes.append(f"{group.root!r} left alone: {objection}")
-        else:
-            kept.append(group)
+    if len(groups) == 1:
+        return [], [f"{groups[0].root!r} left alone: {objection}"]
+    middle = len(groups) // 2
+    first, first_notes = _trusted(trial, example, reference, groups[:middle])
+    second, second_notes = _trusted(trial, example, reference, groups[middle:])
+    kept, notes = first + second, first_notes + second_notes
     if objection := _objection(trial, example, reference, kept):
-        return [], [*notes, f"the remaining groups together: {objection}"]
+        return [], [*notes, f"{kept[0].root!r} and others left alone: together, {objection}"]
     return kept, notes
 
 
 def _objection(trial: nn.Module, example: Inputs, reference: Tensor, groups: list[ChannelGroup]) -> str:
     """Why cutting half of the channels of `groups` is not the same as masking them; "" if it is."""
-    cuts = {group.root: range(0, group.size - 1, 2) for group in groups}
+    generator = torch.Generator().manual_seed(1)
+    cuts = {
+        group.root: torch.randperm(group.size, generator=generator)[: group.size // 2].tolist()
+        for group in groups
+    }
     try:
         with torch.no_grad():
             found = _run(cut_channels(trial, groups, cuts), example)

@@ -144,6 +144,10 @@ def plan_masks(
     if not names:
         raise InputError(f"ignore={step.ignore}", expected="at least one weight that is not ignored")
     scores = weight_scores(step.importance, model, names, task)
+    if isinstance(model, Reparametrized):
+        for name, reparam in model.reparams.items():
+            if name in scores and isinstance(reparam, Masked):
+                scores[name] = scores[name].masked_fill(~reparam.mask, -1.0)  # masked before: first to go
     if isinstance(step.pattern, NM):
         m = step.pattern.m
         return nm_masks(plain(model), scores, m - round(sparsity * m), m)
