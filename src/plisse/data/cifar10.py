@@ -11,6 +11,7 @@ import io
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,8 @@ def read_train(folder: Path, sheets: int = TRAIN_SHEETS) -> ImageSet:
 
 
 def read_validation(folder: Path, sheets: int = VALIDATION_SHEETS) -> ImageSet:
-    """1,000 images from each of the first `sheets` sheets (1 to 5): of the official training set, but none that
-    `read_train` gives."""
+    """1,000 images from each of the first `sheets` sheets (1 to 5): of the official training set, but none
+    that `read_train` gives."""
     return _read_sheets(folder, "val", sheets)
 
 
@@ -84,7 +85,7 @@ def _arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
         raise InputError(
             f"{str(path)!r}, which is no such file ({error})", expected=", ".join(names)
         ) from error

@@ -22,8 +22,8 @@ TRAIN_SHARE = 0.8
 def read_class_folders(folder: str | Path, size: int = 32, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """Training and test images, RGB, resized to size x size pixels.
 
-    folder: with `train` and `test` (or `val`) inside, or only class folders; then 80 % of every class, drawn by
-    `seed`, are for training.
+    folder: with `train` and `test` (or `val`) inside, or only class folders; then 80 % of every class, drawn
+    by `seed`, are for training.
 
     Raises InputError for a folder without classes, a class without images, an image that cannot be read, and
     test classes that training does not have.

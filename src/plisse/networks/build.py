@@ -104,9 +104,13 @@ def imported(name: str) -> Callable[..., Any]:
 
 def _check_arguments(factory: Callable[..., Any], origin: Origin) -> None:
     try:
-        inspect.signature(factory).bind(**origin.arguments)
+        signature = inspect.signature(factory)
+    except ValueError:  # callables that are written in C may have none
+        return
+    try:
+        signature.bind(**origin.arguments)
     except TypeError as error:
-        known = ", ".join(inspect.signature(factory).parameters) or "none"
+        known = ", ".join(signature.parameters) or "none"
         raise InputError(f"options of {origin.name!r}: {error}", expected=f"options {known}") from error
 
 

@@ -50,8 +50,8 @@ def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
 def checked(config: Mapping[str, Any]) -> Any:
     """The configuration object of transformers for plain `config` data, with sizes within reason.
 
-    Raises InputError for a `model_type` that is not in ENCODERS, nested data, sizes beyond 2^20, and more than
-    128 layers.
+    Raises InputError for a `model_type` that is not in ENCODERS, nested data, sizes beyond 2^20, and more
+    than 128 layers.
     """
     data = cleaned(config)
     model_type = data.pop("model_type", None)

@@ -74,9 +74,9 @@ def from_config(head: str, config: Mapping[str, Any]) -> nn.Module:
 def from_folder(folder: str | Path) -> nn.Module:
     """The trained network in a folder as transformers or sentence-transformers write it, with its tokenizer.
 
-    A folder of sentence-transformers with mean pooling gives a `SentenceEncoder`; one whose architecture is a
-    sequence classifier gives that; others the bare encoder. Reads config.json, safetensors and tokenizer.json,
-    without network access and without code from the folder.
+    A folder of sentence-transformers with mean pooling gives a `SentenceEncoder`; one whose architecture is
+    a sequence classifier gives that; others the bare encoder. Reads config.json, safetensors and
+    tokenizer.json, without network access and without code from the folder.
     """
     folder = require(folder, "a folder with config.json and model.safetensors")
     config = _config(folder)

@@ -1,4 +1,4 @@
-"""Tasks by what people call them: `digits`, `cifar10:DIR`, `images:DIR`, `stsb:DIR`, `sst2:DIR`, a factory."""
+"""Tasks by their names: `digits`, `cifar10:DIR`, `images:DIR`, `stsb:DIR`, `sst2:DIR`, or a factory."""
 
 from __future__ import annotations
 

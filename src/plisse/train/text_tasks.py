@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from plisse.core.batch import Batch, call
+from plisse.core.batch import Batch, Inputs, call
 from plisse.core.reparam import plain
 from plisse.data.text import FIELDS, TextBatches, Tokens, numbers, pad_number, read_table, tokenize
 from plisse.errors import InputError
@@ -77,9 +77,9 @@ def stsb(
     sentences = _drawn([row for part in train[0] for row in part], seed)
     return Task(
         "stsb",
-        tokens.batches((sentences,), None, N_EXAMPLE, seed)[0].inputs,
+        tokens.example(sentences),
         train=tokens.batches(*train, batch_size, seed, shuffle=True),
-        calibration=tokens.batches((sentences,), None, CALIBRATION_BATCH, seed),
+        calibration=tokens.batches((sentences,), None, CALIBRATION_BATCH, seed, shuffle=True),
         holdout=tokens.batches(*holdout, batch_size, seed),
         objective=cosine_loss,
         score=SPEARMAN,
@@ -97,13 +97,13 @@ def sst2(
     tokens = _Tokens(model, max_tokens)
     train, holdout = _labelled(folder, "train", tokens), _labelled(folder, "dev", tokens)
     sentences = _drawn(train[0][0], seed)
-    example = tokens.batches((sentences,), None, N_EXAMPLE, seed)[0].inputs
+    example = tokens.example(sentences)
     _check_classes(model, example)
     return classification(
         "sst2",
         example,
         tokens.batches(*train, batch_size, seed, shuffle=True),
-        tokens.batches((sentences,), None, CALIBRATION_BATCH, seed),
+        tokens.batches((sentences,), None, CALIBRATION_BATCH, seed, shuffle=True),
         tokens.batches(*holdout, batch_size, seed),
     )
 
@@ -120,6 +120,11 @@ class _Tokens:
 
     def __call__(self, sentences: Sequence[str]) -> Tokens:
         return tokenize(self.tokenizer, sentences, self.max_tokens)
+
+    def example(self, sentences: Tokens) -> Inputs:
+        """32 sentences of about the median length."""
+        batches = self.batches((sentences,), None, N_EXAMPLE, 0)
+        return batches[len(batches) // 2].inputs
 
     def batches(
         self,

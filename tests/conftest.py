@@ -1,0 +1,18 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plisse.data.folder import data_folder
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of data sets; tests that need it are skipped where it is not there."""
+    folder = data_folder()
+    if folder is None:
+        pytest.skip("no data folder: set PLISSE_DATA, or put it at ../shared/data")
+    return folder
