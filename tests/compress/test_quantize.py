@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.prune.mask import Masked
 from plisse.compress.quantize.activations import Activations, fitted_quantizer
 from plisse.compress.quantize.aware import Aware, LearnedScale
@@ -23,10 +24,14 @@ from plisse.core.config import from_data, to_data
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import baked, effective_weight, plain, reparametrize, source, stored_state
 from plisse.core.stored import Raw
+from plisse.data.folder import data_folder
 from plisse.errors import InputError
+from plisse.networks.open import open_model
+from plisse.train.evaluate import evaluate
 from plisse.train.loop import fit
 from plisse.train.optimizers import SGD
 from plisse.train.task import classification, outputs_on
+from plisse.train.tasks import open_task
 
 TYPES = {
     kind.__name__: kind
@@ -305,3 +310,17 @@ def test_unknown_names_are_refused(trained, task):
         Quantize(ignore=("nothing",))(trained, task)
     with pytest.raises(InputError, match="calibration"):
         Quantize(activations=Activations())(trained, replace(task, calibration=BatchList(())))
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_resnet20_at_four_bits_loses_at_most_three_points():
+    folder = data_folder()
+    if folder is None or not (folder / "cifar10").is_dir():
+        pytest.skip("no data folder with cifar10: set PLISSE_DATA")
+    model = open_model("resnet20", weights=folder / "models" / "cifar10_resnet20.safetensors")
+    cifar = open_task("cifar10", folder / "cifar10")
+    small = Quantize(bits=4)(FoldBatchNorm()(model, cifar), cifar)
+    scores = [evaluate(network, cifar).score for network in (model, baked(small))]
+    assert scores[0] > 0.9
+    assert scores[1] >= scores[0] - 0.03
