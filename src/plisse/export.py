@@ -1,1 +1,0 @@
-"""ONNX files from baked networks, checked against them."""

@@ -1,0 +1,138 @@
+"""A network as one ONNX file in floating point."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from plisse.bitstream.atomic import write_atomic
+from plisse.core import modules
+from plisse.core.batch import Inputs, call, map_inputs
+from plisse.core.reparam import baked
+from plisse.errors import ExportError
+from plisse.export.report import ExportReport
+from plisse.export.session import (
+    OUTPUT,
+    input_names,
+    open_session,
+    optional,
+    relative_difference,
+    runner,
+    silence,
+    tensors_of,
+)
+
+OPSET = 17
+TOLERANCE = 1e-3
+
+
+def to_onnx(
+    model: nn.Module, example: Inputs, path: str | os.PathLike[str], *, opset: int = OPSET
+) -> ExportReport:
+    """Write `model` as one ONNX file with its weights inside and a free batch axis, checked by ONNX Runtime.
+
+    example: inputs of one batch; axis 0 of every input and of the output is the batch. Inputs are named
+    "input", by the keys of a dictionary, or "input_0", "input_1", ...; the output is "output". opset: of
+    ONNX, 17 and up. Activation quantizers are exported as the rounding that they do; `to_integer_onnx`
+    exports for integer kernels.
+
+    Raises ExportError where the exporter cannot follow the network, or where ONNX Runtime gives outputs that
+    differ by more than 1e-3 of the largest, at this or another batch size; nothing is written then.
+    Raises InputError where the extra "onnx" is not installed, OutputError where the file cannot be written.
+    """
+    data = onnx_bytes(model, example, opset)
+    error = check(data, model, example)
+    write_atomic(path, data)
+    return ExportReport(Path(path), len(data), error)
+
+
+def onnx_bytes(model: nn.Module, example: Inputs, opset: int = OPSET) -> bytes:
+    """The ONNX file of the baked network in evaluation mode, not checked."""
+    optional("onnx")
+    network = _Positional(modules.clone(baked(model)).cpu().eval(), example)
+    tensors = tensors_of(map_inputs(example, lambda tensor: tensor.cpu()))
+    names = input_names(example)
+    failures = []
+    for dynamo in (False, True):
+        try:
+            return _exported(network, tensors, names, opset, dynamo)
+        except Exception as error:
+            failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+    raise ExportError(
+        f"a {type(model).__name__} that torch.onnx cannot export ({'; then '.join(failures)})"[:600],
+        expected="operators with an ONNX counterpart",
+        hint="another opset, or a network without data-dependent control flow",
+    )
+
+
+def check(data: bytes, model: nn.Module, example: Inputs, tolerance: float = TOLERANCE) -> float:
+    """The largest relative difference between file and network, on `example` and on a batch of another size.
+
+    Raises ExportError above `tolerance`.
+    """
+    network = modules.clone(baked(model)).cpu().eval()
+    session = open_session(data)
+    worst = 0.0
+    for inputs in (example, map_inputs(example, lambda tensor: torch.cat([tensor, tensor[:1]]))):
+        inputs = map_inputs(inputs, lambda tensor: tensor.cpu())
+        with torch.inference_mode():
+            reference = call(network, inputs)
+        try:
+            found = runner(session)(inputs)
+        except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
+            raise ExportError(
+                f"ONNX Runtime refuses a batch of {len(tensors_of(inputs)[0])}: {str(error)[:200]}",
+                expected="a network for which the batch size is free",
+            ) from error
+        worst = max(worst, relative_difference(reference, found))
+    if worst > tolerance:
+        raise ExportError(
+            f"outputs that differ by {worst:.1e} of the largest",
+            expected=f"at most {tolerance:.0e}",
+            hint="an evaluation-mode network that is a pure function of its inputs",
+        )
+    return worst
+
+
+class _Positional(nn.Module):
+    """The network with its inputs as positional tensors and its main output alone."""
+
+    def __init__(self, model: nn.Module, example: Inputs) -> None:
+        super().__init__()
+        self.model = model
+        self.names = input_names(example) if isinstance(example, dict) else None
+        self.single = isinstance(example, Tensor)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        if self.names is not None:
+            return call(self.model, dict(zip(self.names, tensors, strict=True)))
+        return call(self.model, tensors[0] if self.single else tensors)
+
+
+def _exported(
+    network: nn.Module, tensors: tuple[Tensor, ...], names: list[str], opset: int, dynamo: bool
+) -> bytes:
+    """One ONNX file by torch's tracing exporter, or by the one over torch.export (dynamo)."""
+    axes = {name: {0: "batch"} for name in [*names, OUTPUT]}
+    with tempfile.TemporaryDirectory() as folder, silence(), torch.no_grad():
+        file = Path(folder) / "network.onnx"
+        torch.onnx.export(
+            network,
+            tensors,
+            str(file),
+            input_names=names,
+            output_names=[OUTPUT],
+            opset_version=opset,
+            dynamo=dynamo,
+            external_data=False,
+            **(
+                {"dynamic_shapes": (tuple({0: "batch"} for _ in names),)}
+                if dynamo
+                else {"dynamic_axes": axes}
+            ),
+        )
+        return file.read_bytes()

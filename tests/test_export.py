@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plisse.compress.prune.channels import prune_channels
+from plisse.core.fakequant import InputQuantizer
+from plisse.core.reparam import Plain, Reparametrized
+from plisse.errors import ExportError, InputError
+from plisse.export import to_integer_onnx, to_onnx
+from plisse.export.session import open_session, runner
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
+    model(torch.randn(32, 3, 12, 12))
+    return model.eval()
+
+
+EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.layer(left) - self.layer(right)}
+
+
+def test_a_file_is_checked_whole_and_takes_any_batch(tmp_path: Path) -> None:
+    model = net()
+    report = to_onnx(model, EXAMPLE, tmp_path / "net.onnx")
+    assert report.bytes == (tmp_path / "net.onnx").stat().st_size
+    assert report.max_error < 1e-5
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+    other = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+    run = runner(open_session(report.path, threads=1))
+    torch.testing.assert_close(run(other), model(other), rtol=1e-4, atol=1e-5)
+    onnx.checker.check_model(str(report.path))
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+def test_tuples_and_dictionaries_of_inputs(tmp_path: Path, form: str) -> None:
+    left, right = torch.randn(2, 6), torch.randn(2, 6)
+    inputs: Any = (left, right) if form == "tuple" else {"right": right, "left": left}
+    report = to_onnx(Two(), inputs, tmp_path / "two.onnx")
+    names = [node.name for node in open_session(report.path).get_inputs()]
+    assert set(names) == ({"input_0", "input_1"} if form == "tuple" else {"left", "right"})
+
+
+def test_computed_weights_are_baked(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    doubled = Reparametrized(model, {"weight": Plain(2 * model.weight.detach())})
+    x = torch.randn(4, 3)
+    report = to_onnx(doubled, x, tmp_path / "linear.onnx")
+    torch.testing.assert_close(runner(open_session(report.path))(x), doubled(x).detach())
+
+
+class Branch(nn.Module):
+    """Gives other outputs for other batch sizes, which no fixed graph does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * len(x) if len(x) > 2 else x.relu()
+
+
+def test_a_wrong_file_is_refused_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="differ"):
+        to_onnx(Branch(), torch.randn(2, 3), tmp_path / "branch.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+class Unknown(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigvals(x.view(-1, 2, 2)).real
+
+
+@pytest.mark.slow
+def test_an_operator_without_counterpart_is_an_export_error(tmp_path: Path, capfd: Any) -> None:
+    with pytest.raises(ExportError, match="cannot export"):
+        to_onnx(Unknown(), torch.randn(2, 4), tmp_path / "unknown.onnx")
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr().out == ""
+
+
+def test_integer_files_run_in_integers_and_agree(tmp_path: Path) -> None:
+    calibration = [torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    floating = to_onnx(net(), EXAMPLE, tmp_path / "float.onnx")
+    report = to_integer_onnx(net(), EXAMPLE, calibration, tmp_path / "integer.onnx")
+    assert report.integer_operators["QLinearConv"] == 2
+    assert report.integer_operators["QGemm"] == 1
+    assert report.snr is not None
+    assert report.snr > 20
+    assert report.agreement is not None
+    assert report.agreement > 0.9
+    assert floating.max_error < report.max_error < 0.1
+    assert report.bytes == (tmp_path / "integer.onnx").stat().st_size
+    kinds = {tensor.data_type for tensor in onnx.load(str(report.path)).graph.initializer}
+    assert {onnx.TensorProto.INT8, onnx.TensorProto.UINT8} <= kinds
+
+
+def test_pruned_networks_export_to_integers(tmp_path: Path) -> None:
+    pruned = prune_channels(net(), EXAMPLE, keep=0.5)
+    report = to_integer_onnx(pruned, EXAMPLE, [EXAMPLE], tmp_path / "pruned.onnx")
+    assert sum(report.integer_operators.values()) == 3
+
+
+def test_input_quantizers_become_real_integers_and_are_exported_as_rounding_otherwise(tmp_path: Path) -> None:
+    model = net()
+    InputQuantizer(8, scale=0.05, zero_point=128.0).attach(model[3])  # type: ignore[index]
+    rounded = to_onnx(model, EXAMPLE, tmp_path / "rounded.onnx")
+    assert "Round" in {node.op_type for node in onnx.load(str(rounded.path)).graph.node}
+    integer = to_integer_onnx(model, EXAMPLE, [EXAMPLE], tmp_path / "integer.onnx")
+    assert "Round" not in {node.op_type for node in onnx.load(str(integer.path)).graph.node}
+    assert isinstance(model[3].input_quantizer, InputQuantizer)  # type: ignore[index]
+
+
+def test_integer_export_refuses_what_gains_nothing_or_is_too_far_off(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="calibration"):
+        to_integer_onnx(net(), EXAMPLE, [], tmp_path / "a.onnx")
+    with pytest.raises(ExportError, match="nothing in integers"):
+        to_integer_onnx(nn.Sigmoid(), torch.randn(2, 3), [torch.randn(2, 3)], tmp_path / "a.onnx")
+    with pytest.raises(ExportError, match="dB"):
+        to_integer_onnx(net(), EXAMPLE, [EXAMPLE], tmp_path / "a.onnx", least_snr=90.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_transformers_export_both_ways(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64
+    )
+    torch.manual_seed(0)
+    ids = {"input_ids": torch.randint(0, 50, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
+    ids["attention_mask"][1, 4:] = 0
+    model = transformers.BertForSequenceClassification(config)
+    assert to_onnx(model, ids, tmp_path / "bert.onnx").max_error < 1e-4
+    report = to_integer_onnx(model, ids, [ids], tmp_path / "integer.onnx")
+    assert sum(report.integer_operators.values()) >= 6
+
+
+def test_a_missing_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] in ("onnx", "onnxruntime"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for name in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=r"pip install plisse\[onnx\]"):
+        to_onnx(net(), EXAMPLE, tmp_path / "net.onnx")
