@@ -41,7 +41,9 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     assert shown.stderr.splitlines()[-1].startswith("error: got ")
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_with_its_code_and_nothing_written(
     tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:

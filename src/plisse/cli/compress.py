@@ -146,12 +146,14 @@ def _show(result: Result, out: Path, report: Path | None, as_json: bool) -> None
 def print_result(result: Result) -> None:
     """The headline, before and after, and the steps."""
     from plisse.report.tables import headline, steps_table, summary_table
+    from plisse.report.wording import verdict
 
     console = stdout()
     console.print()
     console.print(headline(result), soft_wrap=True)
     console.print()
     console.print(summary_table(result))
+    console.print(verdict(result.difference, result.score_before.name), style="dim", soft_wrap=True)
     console.print()
     console.print(steps_table(result.steps, result.score_before.unit))
     console.print()

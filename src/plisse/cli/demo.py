@@ -103,7 +103,7 @@ def _write(result: Result, file: Path, report: Path, kept: Path) -> None:
     from plisse.report.record import record
 
     write_atomic(file, result.data)
-    write_report(result, report, title=f"{NETWORK} on {TASK}, {BUDGET}")
+    write_report(result, report, title=f"{NETWORK} on {TASK}")
     words = json.dumps(record(result), indent=2, ensure_ascii=False)
     write_atomic(kept, f"{words}\n".encode())
 
@@ -113,6 +113,7 @@ def _evaluated_apart(file: Path, seed: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "plisse.cli", "evaluate", str(file), "--task", TASK]
     done = subprocess.run([*command, "--seed", str(seed), "--json"], capture_output=True, text=True)
     if done.returncode:
-        raise PlisseError(f"exit code {done.returncode}: {done.stderr.strip()}", expected="a score")
+        last = done.stderr.strip().splitlines()[-1:] or ["nothing said"]
+        raise PlisseError(f"exit code {done.returncode} in a new process ({last[0]})", expected="a score")
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -17,6 +17,7 @@ from plisse.errors import InputError
 
 if TYPE_CHECKING:
     from plisse.bitstream.modelfile import ModelSummary
+    from plisse.export.report import ExportReport
 
 All = Annotated[
     bool, typer.Option("--all", help="Every tensor, not only the largest.", rich_help_panel=options.OUTPUT)
@@ -71,21 +72,33 @@ def export(
     """
     check_outputs(onnx=onnx)
     with working("loading") as say:
-        from plisse.export import to_integer_onnx, to_onnx
+        from plisse.export.integer import to_integer_onnx
+        from plisse.export.onnx import to_onnx
 
         network = open_network(model, weights, allow, seed)
         opened = open_named_task(task, data, network, seed)
         say(f"exporting to {onnx}")
         if integer:
-            to_integer_onnx(network, opened.example, opened.calibration, onnx)
+            samples = [batch.inputs for batch in opened.calibration]
+            found = to_integer_onnx(network, opened.example, samples, onnx)
         else:
-            to_onnx(network, opened.example, onnx)
-    n_bytes = onnx.stat().st_size
+            found = to_onnx(network, opened.example, onnx)
     if as_json:
-        print_json({"file": onnx, "bytes": n_bytes, "integer": integer})
+        print_json({**dataclasses.asdict(found), "integer": integer})
         return
-    words = "8-bit integers" if integer else "float32"
-    stdout().print(f"wrote {onnx} ({n_bytes:,} bytes, {words})", markup=False, soft_wrap=True)
+    words = f"wrote {onnx} ({found.bytes:,} bytes, {'8-bit integers' if integer else 'float32'})"
+    stdout().print(f"{words}; {_checked(found)}", markup=False, soft_wrap=True)
+
+
+def _checked(found: ExportReport) -> str:
+    """What the comparison of the exported file with the network gave."""
+    parts = [f"largest difference {found.max_error:.2g} of the largest output"]
+    if found.agreement is not None:
+        parts.append(f"same class for {100 * found.agreement:.2f} % of the calibration samples")
+    if found.snr is not None:
+        parts.append(f"{found.snr:.1f} dB")
+    parts += [f"{number} {kind}" for kind, number in found.integer_operators.items()]
+    return f"checked with ONNX Runtime: {', '.join(parts)}"
 
 
 def _summary(file: Path, allow: list[str] | None) -> ModelSummary:

@@ -158,7 +158,9 @@ def _flag(result: Result) -> str:
         return '<span class="flag bad">lower</span>'
     if result.difference.low > 0:
         return '<span class="flag good">higher</span>'
-    return '<span class="flag">within chance</span>'
+    found = result.difference
+    same = found.low == found.high == 0
+    return f'<span class="flag">{"equal" if same else "within chance"}</span>'
 
 
 def _latency_words(result: Result) -> str:
@@ -193,7 +195,7 @@ def _record(result: Result) -> str:
 
 
 _NOTES = {
-    "compared": "Bytes are the length of the file as written. Latency is the median of interleaved runs, "
+    "compared": "Bytes are the length of the file as written. Latency is the median of repeated passes, "
     "± half its interquartile range. Scores carry 95 % bootstrap intervals.",
     "steps": "The first line is the network as it came. Each step is judged by what was written and timed "
     "after it, not by what it promises.",

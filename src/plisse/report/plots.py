@@ -17,7 +17,7 @@ from plisse.train.evaluate import Difference, Evaluation
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 30, 48
-INDENT = 70
+INDENT, LABEL = 70, 128
 DECADES_FOR_LOG = 1.3
 
 
@@ -88,7 +88,8 @@ def scores(before: Evaluation, after: Evaluation) -> str:
 
 def differences(found: Difference, unit: str) -> str:
     """The paired difference with its 95 % interval, and the line where nothing changes."""
-    x = axis([found.low, found.high, 0.0], INDENT, WIDTH - RIGHT, log=False, margin=0.12)
+    ends = [found.low, found.high, 0.0] if found.low < found.high else [-0.01, 0.01, found.value]
+    x = axis(ends, INDENT, WIDTH - RIGHT, log=False, margin=0.12)
     body = _x_grid(x, 82, lambda tick: wording.tick(100 * tick if unit == "points" else tick))
     body += f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="24" y2="82"/>'
     words = wording.signed(found.value, unit)
@@ -139,12 +140,13 @@ def _dot(point: FrontierPoint, x: float, y: float, best: bool) -> str:
 
 
 def _chosen(point: FrontierPoint, x: float, y: float) -> str:
-    left = x > WIDTH * 0.6
-    at, side = (x - 13, "end") if left else (x + 13, "start")
+    """A ring, with its label where a falling frontier leaves room: above right, or below left."""
+    room = x < WIDTH - RIGHT - LABEL
+    at, up, side = (x + 13, y - 9, "start") if room else (x - 12, y + 18, "end")
     return (
         f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="8"/>'
         f'<circle class="dot chosen" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{_hover(point)}</circle>'
-        + _text(at, max(y - 9, TOP + 10), f"chosen, {wording.size(point.bytes)}", f"mark {side}")
+        + _text(at, max(up, TOP + 10), f"chosen, {wording.size(point.bytes)}", f"mark {side}")
     )
 
 

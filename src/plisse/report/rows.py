@@ -75,7 +75,7 @@ def faster(before: Cost, after: Cost) -> str:
         return ""
     noise = (before.latency_spread or 0.0) + (after.latency_spread or 0.0)
     if abs(before.latency - after.latency) <= noise:
-        return "same within its spread"
+        return "within its spread"
     ratio = before.latency / after.latency
     return f"{wording.times(ratio)} faster" if ratio > 1 else f"{wording.times(1 / ratio)} slower"
 

@@ -17,7 +17,10 @@ def summary_table(result: Result) -> Table:
     """File, parameters, MACs, latency and score, before and after."""
     made = _table("", "before", "after", "change")
     for row in rows.comparisons(result):
-        made.add_row(Text(row.name), row.before, row.after, Text(row.change, style="bold"))
+        cells = (row.before, row.after, row.change)
+        made.add_row(
+            Text(row.name), *(Text(cell.replace(" (", "\n(").replace(" [", "\n[")) for cell in cells)
+        )
     return made
 
 

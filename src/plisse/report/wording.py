@@ -114,17 +114,15 @@ def tick(value: float) -> str:
 
 
 def interval(evaluation: Evaluation) -> str:
+    """Both ends, the unit once: "90.14 to 93.54 %"."""
     low, high = score(evaluation.low, evaluation.unit), score(evaluation.high, evaluation.unit)
-    return f"{low} to {high}"
+    return f"{low.partition(SPACE)[0]}{SPACE}to{SPACE}{high}"
 
 
 def difference(found: Difference, unit: str) -> str:
     """The paired difference with its interval, and its unit."""
-    suffix = f" {unit}" if unit else ""
-    return (
-        f"{signed(found.value, unit)}{suffix} "
-        f"[{signed(found.low, unit)}, {signed(found.high, unit)}]"
-    )  # fmt: skip
+    value = f"{signed(found.value, unit)}{SPACE}{unit}" if unit else signed(found.value, unit)
+    return f"{value} [{signed(found.low, unit)},{SPACE}{signed(found.high, unit)}]"
 
 
 def verdict(found: Difference, name: str) -> str:
