@@ -26,7 +26,7 @@ def test_solver_finds_the_brute_force_optimum(seed: int) -> None:
     ]
     loss, cost = choices.total(solve(choices, budget))
     assert cost <= budget
-    assert loss == pytest.approx(min(feasible), abs=2e-3)
+    assert loss == pytest.approx(min(feasible), abs=1e-9)
 
 
 def test_a_budget_below_the_cheapest_is_an_error_with_the_closest() -> None:

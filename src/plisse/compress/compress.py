@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import plisse
 from plisse.bitstream import modelfile
 from plisse.compress.finetune import FineTune, distilled
 from plisse.compress.recipe import dump_recipe
@@ -42,12 +42,13 @@ class Run:
     strict: bool
     allow: tuple[str, ...]
     say: Report
+    notes: Mapping[str, Any]
     rows: list[StepRow] = dataclasses.field(default_factory=list)
 
-    def data(self, model: nn.Module, notes: Mapping[str, Any] | None = None) -> bytes:
+    def data(self, model: nn.Module) -> bytes:
         """The file of `model` as it is now."""
         skeleton = build(origin_of(plain(model)), allow=self.allow)
-        return modelfile.dumps(model, skeleton, assets=assets(model), notes=notes or {})
+        return modelfile.dumps(model, skeleton, assets=assets(model), notes=self.notes)
 
     def written(self, model: nn.Module) -> int:
         """Length of that file."""
@@ -107,17 +108,15 @@ def compress(
     bounds = Budget.parse(budget) if isinstance(budget, str) else budget
     check_finite(model)
     torch.manual_seed(seed)
-    run = Run(model.eval(), distilled(task, model), strict, allow, say)
+    run = Run(model, distilled(task, model), strict, allow, say, {"task": task.name, **(notes or {})})
     before = _original_cost(model, task)
     score_before = evaluate(model, task)
     run.rows.append(StepRow("original (float32)", before, score_before.score))
     training = FineTune(steps=finetune_steps, lr=finetune_lr, seed=seed) if finetune_steps else None
     done, frontier = _run_steps(run, bounds, recipe, training, before, progress)
-    notes_all = {"recipe": dump_recipe(chain(*done)) if done else "", "task": task.name, **(notes or {})}
     if bounds and bounds.bytes:
-        limit = bounds.bytes.absolute(before.bytes)
-        run.model = shrink_within(run.model, limit, lambda net: len(run.data(net, notes=notes_all)))
-    data = run.data(run.model, notes=notes_all)
+        run.model = shrink_within(run.model, bounds.bytes.absolute(before.bytes), run.written)
+    data = run.data(run.model)
     decoded = modelfile.loads(data, lambda origin: build(origin, allow=allow))
     with_assets(decoded, assets(model))
     after = measure(decoded, task.example, written=len(data))
@@ -231,5 +230,5 @@ def _record(
         "finetune_steps": steps,
         "seed": seed,
         "threads": torch.get_num_threads(),
-        "versions": {"plisse": plisse.__version__, "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"plisse": version("plisse"), "torch": torch.__version__, "numpy": np.__version__},
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from plisse.compress.hold import HoldRate
 from plisse.core import modules
 from plisse.train.loop import fit
 from plisse.train.objectives import distillation, feature_matching
@@ -22,11 +23,14 @@ class FineTune:
     """Minimise `task.objective` on `task.train`; computed weights (`Reparametrized`) stay computed.
 
     steps: batches to train on; 0 gives a copy. lr: peak learning rate, in place of the optimizer's own.
+    hold: bytes that all entropy-coded weights together shall take at the end (compress/hold); None leaves
+    their steps alone.
     The teacher is the task's affair: `FineTune(300)(model, distilled(task, original))`.
     """
 
     steps: int
     lr: float = 0.02
+    hold: int | None = None
     optimizer: Optimizer = field(default_factory=SGD)
     schedule: Schedule = field(default_factory=Cosine)
     clip: float | None = None
@@ -52,6 +56,7 @@ class FineTune:
                 devices=self.devices,
                 checkpoint=Path(self.checkpoint) if self.checkpoint else None,
                 progress=self.progress,
+                hooks=(HoldRate(self.hold),) if self.hold else (),
             )
         return tuned
 

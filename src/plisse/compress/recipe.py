@@ -20,6 +20,8 @@ from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.step import Chain, Step, chain
 from plisse.core.config import from_data, to_data
 from plisse.errors import InputError
+from plisse.train.optimizers import SGD, AdamW
+from plisse.train.schedules import Constant, Cosine, Cubic
 
 STEPS: tuple[type, ...] = (
     Prune,
@@ -43,6 +45,11 @@ VALUES: tuple[type, ...] = (
     MSE,
     Activations,
     Aware,
+    SGD,
+    AdamW,
+    Cosine,
+    Constant,
+    Cubic,
 )
 TYPES = {kind.__name__: kind for kind in (*STEPS, *VALUES)}
 LIMIT = 1 << 20

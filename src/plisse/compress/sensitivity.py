@@ -74,8 +74,8 @@ class RateTable:
         hulls = [self._hull(u) for u in range(len(self.names))]
         return Choices(
             self.names,
-            tuple(self.divergence[u, hull] for u, hull in enumerate(hulls)),
-            tuple(self.bytes[u, hull].astype(float) for u, hull in enumerate(hulls)),
+            tuple(self.divergence[u, hull].tolist() for u, hull in enumerate(hulls)),
+            tuple(self.bytes[u, hull].tolist() for u, hull in enumerate(hulls)),
         )
 
 

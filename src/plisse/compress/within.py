@@ -15,13 +15,12 @@ from torch import nn
 from plisse.compress.finetune import FineTune
 from plisse.compress.fold import AbsorbStatistics
 from plisse.compress.prune.channels import channels_for
-from plisse.compress.quantize.rated import RateQuantize, RateQuantized, TrellisQuantized
+from plisse.compress.quantize.rated import RateQuantize, coded_bytes, rescale
 from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.result import FrontierPoint
 from plisse.compress.sensitivity import Progress, RateTable, rate_table
 from plisse.compress.step import Step, chain
 from plisse.core.modules import clone
-from plisse.core.stored import to_bfloat16
 from plisse.cost.budget import Budget, Cost
 from plisse.errors import BudgetError
 from plisse.train.task import Task
@@ -30,7 +29,7 @@ MAX_RATIO = 2.0
 """Coarsest step as a multiple of a tensor's root mean square; beyond, a tensor is nearly all zeros."""
 
 DEAD_ZONE = 0.1
-TRAINED_MARGIN = 0.96
+TRAINED_MARGIN = 0.985
 TRIES = 8
 
 Written = Callable[[nn.Module], int]
@@ -79,8 +78,11 @@ def plan_bytes(
     )
     target = bound * TRAINED_MARGIN if training else bound
     quantize = _fill(model, task, table, target, bound, written, trained=training is not None)
-    overhead = written(_finished(quantize(model, task), task)) - table.predicted(dict(quantize.steps))[0]
-    steps: list[Step] = [quantize, *([training] if training else []), AbsorbStatistics(), CompactSmall()]
+    quantized = quantize(model, task)
+    coded = coded_bytes(quantized)
+    overhead = written(_finished(quantized, task)) - coded
+    train = [replace(training, hold=coded)] if training else []
+    steps: list[Step] = [quantize, *train, AbsorbStatistics(), CompactSmall()]
     return Plan(tuple(steps), _frontier(table, overhead, bound))
 
 
@@ -107,9 +109,7 @@ def shrink_within(network: nn.Module, bound: float, written: Written) -> nn.Modu
 def rescaled(network: nn.Module, factor: float) -> nn.Module:
     """A copy of a quantized network with every entropy-coded step times `factor`."""
     copy = clone(network)
-    for module in copy.modules():
-        if isinstance(module, (RateQuantized, TrellisQuantized)):
-            module.step = float(to_bfloat16(module.step * factor))
+    rescale(copy, factor)
     return copy
 
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_matrix
 
 from plisse.errors import BudgetError, InputError
 
@@ -47,10 +45,12 @@ class Choices:
         return float(sum(min(options) for options in self.cost))
 
 
-def solve(choices: Choices, budget: float) -> tuple[int, ...]:
+def solve(choices: Choices, budget: float, buckets: int = 1 << 15) -> tuple[int, ...]:
     """The option of each unit with the least summed loss whose summed cost is at most `budget`.
 
-    Exact, as an integer linear programme (HiGHS). Raises BudgetError where even the cheapest does not fit.
+    Dynamic programming over the budget in `buckets` equal parts (Bellman 1957; the multiple-choice knapsack).
+    Costs are rounded up to whole parts, so the answer always fits; it is the optimum for a budget smaller by
+    at most one part per unit. Raises BudgetError where even the cheapest combination does not fit.
     """
     if choices.cheapest > budget:
         raise BudgetError(
@@ -59,27 +59,26 @@ def solve(choices: Choices, budget: float) -> tuple[int, ...]:
             hint="a larger budget, or a step that changes the structure",
             closest=choices.cheapest,
         )
-    loss = np.concatenate([np.asarray(options, float) for options in choices.loss])
-    cost = np.concatenate([np.asarray(options, float) for options in choices.cost])
-    owner = np.repeat(np.arange(len(choices.units)), [len(options) for options in choices.loss])
-    one_each = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
-    spent = csr_matrix(cost[None, :] / max(budget, 1e-300))
-    answer = milp(
-        loss / max(float(loss.max()), 1e-300),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(spent, -np.inf, 1)],
-        integrality=np.ones(len(owner)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 1e-4, "time_limit": 20},
-    )
-    if answer.x is None:
-        raise BudgetError(
-            f"a budget of {budget:.0f}", expected="a combination within it", closest=choices.cheapest
-        )
-    starts = np.searchsorted(owner, np.arange(len(choices.units)))
-    return tuple(
-        int(np.argmax(answer.x[start : start + len(options)]))
-        for start, options in zip(starts, choices.loss, strict=True)
-    )
+    spare = budget - choices.cheapest
+    part = max(spare / buckets, 1e-300)
+    best, picks = np.zeros(buckets + 1), []
+    for loss, cost in zip(choices.loss, choices.cost, strict=True):
+        extra = np.minimum(np.ceil((np.asarray(cost, float) - min(cost)) / part - 1e-9), buckets + 1)
+        candidates = np.stack([_shifted(best, int(e)) + x for e, x in zip(extra, loss, strict=True)])
+        picks.append((candidates.argmin(axis=0), extra.astype(np.int64)))
+        best = candidates.min(axis=0)
+    chosen, left = [], buckets
+    for pick, extra in reversed(picks):
+        chosen.append(int(pick[left]))
+        left -= int(extra[chosen[-1]])
+    return tuple(reversed(chosen))
+
+
+def _shifted(best: np.ndarray, parts: int) -> np.ndarray:
+    """best[b - parts] for every budget b, infinite where that is negative."""
+    if parts >= best.size:
+        return np.full_like(best, np.inf)
+    return np.concatenate([np.full(parts, np.inf), best[: best.size - parts]])
 
 
 def lower_hull(loss: Sequence[float], cost: Sequence[float]) -> list[int]:

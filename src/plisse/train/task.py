@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plisse.core.batch import Batch, Batches, Inputs, call
+from plisse.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Task:
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Loss:
     """Classification: softmax cross-entropy of logits [N, K] against class indices [N]."""
+    if batch.target is None:
+        raise InputError("a batch without targets", expected="labels to train on, or a teacher")
     total = F.cross_entropy(call(model, batch.inputs).float(), batch.target)
     return Loss(total, {"cross_entropy": total.detach()})
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plisse.bitstream.tensors import encode_tensor
 from plisse.compress.quantize.names import check_names
 from plisse.core import modules
 from plisse.core.reparam import Reparam, plain, reparametrize, source
@@ -71,6 +72,8 @@ class RateQuantized(Reparam):
     array([-2,  0, 10], dtype=int32)
     """
 
+    step: Tensor
+
     def __init__(
         self,
         source: Reparam,
@@ -80,7 +83,8 @@ class RateQuantized(Reparam):
         rate_weight: float = 0.1,
     ) -> None:
         super().__init__()
-        self.source, self.step = source, _checked_step(step)
+        self.source = source
+        self.register_buffer("step", torch.tensor(_checked_step(step)))
         self.rounding, self.dead_zone, self.rate_weight = rounding, dead_zone, rate_weight
         self._memo = Memo()
 
@@ -91,13 +95,13 @@ class RateQuantized(Reparam):
     def stored(self) -> Stored:
         with torch.no_grad():
             symbols = self._symbols(self.source().float()).cpu().numpy()
-        return Stored(symbols, symbols.shape, Uniform(np.array([self.step], np.float32)))
+        return Stored(symbols, symbols.shape, Uniform(np.array([float(self.step)], np.float32)))
 
     def _symbols(self, values: Tensor) -> Tensor:
         values = values.detach()
         if self.rounding == "nearest":
-            return _nearest(values, self.step, self.dead_zone)
-        return self._memo.get(self.source, lambda: _by_rate(values, self.step, self.rate_weight))
+            return _nearest(values, float(self.step), self.dead_zone)
+        return self._memo.get(self, lambda: _by_rate(values, float(self.step), self.rate_weight))
 
 
 class TrellisQuantized(Reparam):
@@ -110,25 +114,28 @@ class TrellisQuantized(Reparam):
     steps, about 0.4.
     """
 
+    step: Tensor
+
     def __init__(self, source: Reparam, step: float, rate_weight: float = 0.4) -> None:
         super().__init__()
-        self.source, self.step, self.rate_weight = source, _checked_step(step), rate_weight
+        self.source, self.rate_weight = source, rate_weight
+        self.register_buffer("step", torch.tensor(_checked_step(step)))
         self._memo = Memo()
 
     def forward(self) -> Tensor:
         values = self.source().float()
         path = self._symbols(values).cpu().numpy()
-        levels = torch.from_numpy(trellis_values(path.reshape(-1), self.step)).to(values.device)
+        levels = torch.from_numpy(trellis_values(path.reshape(-1), float(self.step))).to(values.device)
         return levels.reshape(values.shape) + (values - values.detach())
 
     def stored(self) -> Stored:
         with torch.no_grad():
             path = self._symbols(self.source().float()).cpu().numpy()
-        return Stored(path, path.shape, Trellis(self.step))
+        return Stored(path, path.shape, Trellis(float(self.step)))
 
     def _symbols(self, values: Tensor) -> Tensor:
         values = values.detach()
-        return self._memo.get(self.source, lambda: _by_trellis(values, self.step, self.rate_weight))
+        return self._memo.get(self, lambda: _by_trellis(values, float(self.step), self.rate_weight))
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,19 @@ class RateQuantize:
         if self.rounding == "trellis" and _zeros(values) < SPARSE:
             return TrellisQuantized(values, step / 2, 4 * self.rate_weight)
         return RateQuantized(values, step, "rate", rate_weight=self.rate_weight)
+
+
+def rescale(network: nn.Module, factor: float) -> None:
+    """Multiply every entropy-coded step of `network` by `factor`, in place, rounded to bfloat16."""
+    for module in network.modules():
+        if isinstance(module, (RateQuantized, TrellisQuantized)):
+            module.step.fill_(float(to_bfloat16(float(module.step) * factor)))
+
+
+def coded_bytes(network: nn.Module) -> int:
+    """What the entropy-coded weights of `network` take in a file."""
+    coded = (m for m in network.modules() if isinstance(m, (RateQuantized, TrellisQuantized)))
+    return sum(len(encode_tensor(module.stored())) for module in coded)
 
 
 def _checked_step(step: float) -> float:
