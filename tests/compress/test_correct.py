@@ -1,0 +1,92 @@
+"""Bias correction on small networks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from plisse.compress.correct import BiasCorrection
+from plisse.compress.quantize.grids import PerTensor
+from plisse.compress.quantize.quantize import Quantize
+from plisse.compress.quantize.rated import RateQuantize
+from plisse.compress.quantize.small import CompactSmall
+from plisse.core.batch import Batch, BatchList
+from plisse.core.reparam import plain
+from plisse.errors import InputError
+from plisse.train.task import classification
+
+
+def network(norm=True, affine=True, bias=False):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 6, 3, bias=bias), nn.BatchNorm2d(6, affine=affine) if norm else nn.Identity()]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 4))
+    if norm:
+        model[1].running_mean.normal_()
+        model[1].running_var.uniform_(0.5, 2.0)
+    return model.eval()
+
+
+@pytest.fixture
+def task():
+    generator = torch.Generator().manual_seed(0)
+    batches = BatchList(tuple(Batch(torch.rand(64, 2, 6, 6, generator=generator)) for _ in range(2)))
+    return classification("made", batches[0].inputs, batches, batches, batches)
+
+
+def mean_after(model, task, layer):
+    """Mean per channel of what `layer` of a sequence gives, over the calibration inputs."""
+    found = []
+    handle = plain(model)[layer].register_forward_hook(lambda _, __, output: found.append(output.detach()))
+    with torch.no_grad():
+        for batch in task.calibration:
+            model(batch.inputs)
+    handle.remove()
+    return torch.cat(found).transpose(0, 1).flatten(1).mean(1)
+
+
+COARSE = Quantize(bits=3, granularity=PerTensor(), ignore=("4",))
+
+
+@pytest.mark.parametrize(
+    ("norm", "affine", "bias"), [(True, True, False), (True, False, False), (False, False, True)]
+)
+def test_means_are_those_of_the_network_before(task, norm, affine, bias):
+    model = network(norm, affine, bias)
+    rounded = COARSE(model, task)
+    corrected = BiasCorrection()(rounded, task)
+    wanted, off, found = (mean_after(m, task, 1) for m in (model, rounded, corrected))
+    assert float((off - wanted).abs().max()) > 1e-2
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_linear_layers_are_corrected_and_the_given_network_is_left(task):
+    model = network()
+    rounded = RateQuantize({"4.weight": 0.2})(model, task)
+    before = copy.deepcopy(rounded.state_dict())
+    corrected = BiasCorrection()(rounded, task)
+    assert all(torch.equal(value, before[name]) for name, value in rounded.state_dict().items())
+    wanted, found = mean_after(model, task, 4), mean_after(corrected, task, 4)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_with_nowhere_to_correct_is_left(task):
+    rounded = COARSE(network(norm=False, bias=False), task)
+    corrected = BiasCorrection()(rounded, task)
+    assert all(
+        torch.equal(value, rounded.state_dict()[name]) for name, value in corrected.state_dict().items()
+    )
+
+
+def test_computed_biases_are_left(task):
+    compact = CompactSmall()(COARSE(network(), task), task)
+    corrected = BiasCorrection()(compact, task)
+    with torch.no_grad():
+        assert torch.equal(corrected(task.example), compact(task.example))
+
+
+def test_a_network_that_was_not_rounded_is_refused(task):
+    with pytest.raises(InputError, match="quantized"):
+        BiasCorrection()(network(), task)
