@@ -9,7 +9,7 @@ import pytest
 
 from plisse.core.rounding import rate_aware_round
 from plisse.core.stored import Stored, Trellis
-from plisse.core.trellis import SEGMENT, trellis_quantize, trellis_values
+from plisse.core.trellis import SEGMENT, prefers_trellis, trellis_quantize, trellis_values
 from plisse.errors import InputError, WeightsError
 
 N = 100_000
@@ -160,3 +160,23 @@ def test_rounding_takes_a_scale_per_channel_and_empty_tensors() -> None:
     assert symbols.shape == values.shape
     assert np.abs(symbols * scales - values).max() < 1.6 * 0.4
     assert rate_aware_round(np.zeros((0, 4), np.float32), 1.0, 0.1).shape == (0, 4)
+
+
+@pytest.mark.parametrize("step", [0.2, 0.5, 0.8, 1.3, 2.0])
+def test_the_trellis_is_preferred_where_its_cost_is_lower(step: float) -> None:
+    values = samples("laplace")
+    weight = 0.4  # of a bit, in squared steps of the trellis
+    path = trellis_quantize(values, step, weight)
+    symbols = rate_aware_round(values, 2 * step, weight / 4)
+    costs = [
+        np.mean((decoded - values) ** 2) / step**2 + weight * entropy(coded)
+        for decoded, coded in ((trellis_values(path, step), path), (symbols * np.float32(2 * step), symbols))
+    ]
+    assert prefers_trellis(values, step) == (costs[0] < costs[1])
+
+
+def test_the_trellis_is_not_for_sparse_or_empty_tensors() -> None:
+    values = samples("gauss")
+    values[: N // 2] = 0
+    assert not prefers_trellis(values, 0.01)
+    assert not prefers_trellis(values[:0], 0.01)

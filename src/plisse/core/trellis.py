@@ -32,6 +32,7 @@ LANES = 16
 LIMIT = 1 << 20  # levels that the search reaches, in steps; all of them are exact in float32
 HALF_TABLE = 1 << 12  # levels with a rate of their own on each side; further ones cost as much as the last
 SEARCHES = 3
+FEWEST_BITS, MOST_ZEROS = 1.2, 0.3
 PRIOR_SHARE = 0.02
 
 # From state s an even symbol leads to NEXT[s, 0], an odd one to NEXT[s, 1]. Even states use A0, odd ones A1.
@@ -70,6 +71,22 @@ def trellis_quantize(values: np.ndarray, scale: float, rate_weight: float = 0.0)
     if rate_weight > 0 and scaled.size:
         rates = _estimated_rates(scaled, rate_weight)
     return _search(scaled, rates)
+
+
+def prefers_trellis(values: np.ndarray, scale: float) -> bool:
+    """Whether a path of step `scale` is likely shorter than a scalar grid of step 2 · scale at equal error.
+
+    True where plain rounding to that grid takes at least FEWEST_BITS and few values are exactly zero.
+
+    >>> rng = np.random.default_rng(0)
+    >>> prefers_trellis(rng.normal(size=2000), 0.2), prefers_trellis(rng.normal(size=2000), 2.0)
+    (True, False)
+    """
+    sample = chunks_of(values.reshape(-1))
+    if not sample.size or np.mean(sample == 0) > MOST_ZEROS:
+        return False
+    counts = histogram(in_steps(sample, 2 * scale, HALF_TABLE), 0.5, HALF_TABLE)
+    return bool((counts * code_lengths(counts)).sum() >= FEWEST_BITS * sample.size)
 
 
 def _estimated_rates(scaled: np.ndarray, rate_weight: float) -> np.ndarray:
@@ -117,7 +134,8 @@ def _values(symbols: np.ndarray, scale: np.float32, following: np.ndarray) -> np
 def _search(scaled: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """The cheapest path. scaled: float32 [N] in steps; rates: of each level, [2 · HALF_TABLE]."""
     symbols = np.empty(scaled.size, np.int32)
-    costs = np.empty(SEGMENT * 4 * LANES, np.float32)
+    costs = np.empty(SEGMENT * LANES * 4, np.float32)
+    firsts, uppers = np.empty((LANES, SEGMENT), np.int32), np.empty((LANES, SEGMENT * 4), np.uint8)
     decisions = np.empty(SEGMENT * LANES, np.uint8)
     for begin in range(0, scaled.size, SEGMENT * LANES):
         count = min(scaled.size - begin, SEGMENT * LANES)
@@ -125,7 +143,8 @@ def _search(scaled: np.ndarray, rates: np.ndarray) -> np.ndarray:
         short = count - (n_lanes - 1) * SEGMENT  # values in the last lane
         for lane in range(n_lanes):
             first = begin + lane * SEGMENT
-            _subset_costs(scaled[first : min(first + SEGMENT, scaled.size)], rates, costs[4 * lane :])
+            part = scaled[first : min(first + SEGMENT, scaled.size)]
+            _subset_costs(part, rates, costs[4 * lane :], firsts[lane], uppers[lane])
         metrics = np.full(N_STATES * LANES, np.float32(1e30), np.float32)
         metrics[:LANES] = 0
         _advance(costs, decisions, metrics, 0, short)
@@ -134,35 +153,36 @@ def _search(scaled: np.ndarray, rates: np.ndarray) -> np.ndarray:
             _advance(costs, decisions, metrics, short, SEGMENT)
         for lane in range(n_lanes):
             first = begin + lane * SEGMENT
-            stop = min(first + SEGMENT, scaled.size)
+            part = symbols[first : min(first + SEGMENT, scaled.size)]
             end = last if lane == n_lanes - 1 else int(np.argmin(metrics[lane::LANES]))
-            _trace(decisions[lane:], end, stop - first)
-            _choose(scaled[first:stop], rates, decisions[lane:], symbols[first:stop])
+            _trace(decisions[lane:], end, part.size)
+            _symbols_of(firsts[lane], uppers[lane], decisions[lane:], part)
     return symbols
 
 
 @njit(cache=True, nogil=True)
-def _window(z: np.float32, half: int) -> tuple[np.float32, int]:
-    """Eight levels around z, starting at one of D0: the first level, and where its rate stands."""
-    quad = np.floor((z - np.float32(2)) * np.float32(0.25))
-    place = int(quad) * 4 + half
-    place = place if place > 0 else 0
-    return quad * np.float32(4), place if place < 2 * half - 8 else 2 * half - 8
+def _subset_costs(
+    scaled: np.ndarray, rates: np.ndarray, costs: np.ndarray, firsts: np.ndarray, uppers: np.ndarray
+) -> None:
+    """Of eight levels around each sample, starting at one of D0, the better one in each subset.
 
-
-@njit(cache=True, nogil=True)
-def _subset_costs(scaled: np.ndarray, rates: np.ndarray, costs: np.ndarray) -> None:
-    """Cost of the better of two levels in each subset, to costs[i, this lane, subset]."""
+    Written: costs[i, this lane, subset]; the first level; and 4 for the upper level of a subset, else 0.
+    """
+    half = rates.size // 2
     for i in range(scaled.size):
-        first, row = _window(scaled[i], rates.size // 2)
-        start = np.uint64(row)
-        rest = scaled[i] - first - np.float32(0.5)
+        quad = np.floor((scaled[i] - np.float32(2)) * np.float32(0.25))
+        place = int(quad) * 4 + half
+        place = place if place > 0 else 0
+        start = np.uint64(place if place < 2 * half - 8 else 2 * half - 8)
+        rest = scaled[i] - quad * np.float32(4) - np.float32(0.5)
+        firsts[i] = np.int32(quad) * 4
         for d in range(4):
             below = rest - np.float32(d)
             above = below - np.float32(4)
             low = below * below + rates[start + np.uint64(d)]
             high = above * above + rates[start + np.uint64(d + 4)]
             costs[i * 4 * LANES + d] = high if high < low else low
+            uppers[i * 4 + d] = np.uint8(4) if high < low else np.uint8(0)
 
 
 @njit(cache=True, nogil=True)
@@ -211,14 +231,9 @@ def _trace(decisions: np.ndarray, end: int, count: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _choose(scaled: np.ndarray, rates: np.ndarray, subsets: np.ndarray, symbols: np.ndarray) -> None:
-    """The better level of each sample's subset, as a symbol."""
-    for i in range(scaled.size):
-        first, row = _window(scaled[i], rates.size // 2)
+def _symbols_of(firsts: np.ndarray, uppers: np.ndarray, subsets: np.ndarray, symbols: np.ndarray) -> None:
+    """The symbol of each sample's better level in the subset that the path uses."""
+    for i in range(symbols.size):
         subset = np.int32(subsets[i * LANES])
-        start = np.uint64(row + subset)
-        below = scaled[i] - first - np.float32(0.5) - np.float32(subset)
-        above = below - np.float32(4)
-        upper = above * above + rates[start + np.uint64(4)] < below * below + rates[start]
-        level = np.int32(first) + subset + (np.int32(upper) << 2)
+        level = firsts[i] + subset + np.int32(uppers[i * 4 + subset])
         symbols[i] = (level >> 1) ^ -(level & 1)  # level/2 if even, -(level+1)/2 if odd
