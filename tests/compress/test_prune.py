@@ -9,7 +9,7 @@ from plisse.compress.notes import notes_of
 from plisse.compress.prune.channels import channels_for, choose_channels, prune_channels
 from plisse.compress.prune.groups import channel_graph
 from plisse.compress.prune.mask import Masked, masked_stored, sparsity_of
-from plisse.compress.prune.patterns import NM, Channels, Cubic, OneShot, Unstructured
+from plisse.compress.prune.patterns import NM, Channels, Gradual, OneShot, Unstructured
 from plisse.compress.prune.prune import Prune, prunable
 from plisse.core import edits
 from plisse.core.batch import Batch, BatchList
@@ -21,9 +21,12 @@ from plisse.cost.macs import count_macs
 from plisse.errors import BudgetError, GraphError, InputError
 from plisse.networks.resnet import resnet18, resnet20
 from plisse.train.optimizers import SGD, AdamW
+from plisse.train.schedules import Cubic
 from plisse.train.task import Task, classification
 
-TYPES = {kind.__name__: kind for kind in (Prune, Unstructured, NM, Channels, OneShot, Cubic, SGD, AdamW)}
+TYPES = {
+    kind.__name__: kind for kind in (Prune, Unstructured, NM, Channels, OneShot, Gradual, Cubic, SGD, AdamW)
+}
 
 
 def blobs(n: int = 64) -> Task:
@@ -80,7 +83,7 @@ def test_steps_survive_a_recipe() -> None:
         Prune(0.9, scope="layer", importance="taylor", ignore=("fc",)),
         Prune(pattern=NM(1, 4)),
         Prune(pattern=Channels(round_to=8)),
-        Prune(0.8, schedule=Cubic(steps=50, optimizer=AdamW(lr=1e-4))),
+        Prune(0.8, schedule=Gradual(steps=50, ramp=Cubic(end=0.9), optimizer=AdamW(lr=1e-4))),
     ):
         assert from_data(to_data(step), TYPES) == step
 
@@ -91,8 +94,8 @@ def test_bad_arguments_are_refused() -> None:
         lambda: Prune(scope="network"),  # type: ignore[arg-type]
         lambda: NM(4, 4),
         lambda: Channels(0),
-        lambda: Cubic(steps=0),
-        lambda: Prune(pattern=Channels(), schedule=Cubic()),
+        lambda: Gradual(steps=0),
+        lambda: Prune(pattern=Channels(), schedule=Gradual()),
         lambda: Prune(importance="charm")(mlp(), blobs()),  # type: ignore[arg-type]
         lambda: Prune(ignore=("*",))(mlp(), blobs()),
         lambda: choose_channels({}, 0.0),
@@ -147,9 +150,9 @@ def test_masked_weights_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "taylor"])
-def test_cubic_prunes_while_training(importance: str) -> None:
+def test_gradual_prunes_while_training(importance: str) -> None:
     task, model = blobs(), mlp()
-    schedule = Cubic(steps=60, every=5, ramp=0.5, optimizer=SGD(lr=0.05))
+    schedule = Gradual(steps=60, every=5, ramp=Cubic(end=0.5), optimizer=SGD(lr=0.05))
     step = Prune(0.8, importance=importance, schedule=schedule)  # type: ignore[arg-type]
     pruned = baked(step(model, task))
     assert sparsity_of(pruned) == pytest.approx(0.8, abs=2e-3)
@@ -161,8 +164,8 @@ def test_cubic_prunes_while_training(importance: str) -> None:
     assert task.objective(pruned, task.train[0]).total < task.objective(dense, task.train[0]).total
 
 
-def test_cubic_reaches_n_of_m() -> None:
-    step = Prune(pattern=NM(1, 4), schedule=Cubic(steps=12, every=2, ramp=1.0))
+def test_gradual_reaches_n_of_m() -> None:
+    step = Prune(pattern=NM(1, 4), schedule=Gradual(steps=12, every=2))
     weight = baked(step(mlp(), blobs()))[0].weight  # type: ignore[index]
     assert ((weight.reshape(-1, 4) != 0).sum(1) == 1).all()
 

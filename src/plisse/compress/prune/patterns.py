@@ -7,6 +7,7 @@ from typing import Literal
 
 from plisse.errors import InputError
 from plisse.train.optimizers import SGD, Optimizer
+from plisse.train.schedules import Cubic
 
 Scope = Literal["global", "layer"]
 
@@ -54,30 +55,36 @@ class OneShot:
 
 
 @dataclass(frozen=True)
-class Cubic:
-    """Little by little while the network trains: s_t = s (1 - (1 - t / T)^3), T = `ramp` of the steps.
+class Gradual:
+    """Little by little while the network trains: at step t of T the sparsity is s ramp(t / T).
 
-    Fast at first, slower as fewer weights are left; masks are chosen anew `every` steps, and the rest of the
-    steps trains with the final mask (Zhu and Gupta 2017, "To prune, or not to prune").
+    steps: T, of training by the task's objective. every: steps between choices of masks. ramp: by default
+    cubic, fast at first and slower as fewer weights are left, done after three quarters of the steps; the
+    rest trains with the final masks (Zhu and Gupta 2017, "To prune, or not to prune").
     """
 
     steps: int = 1000
     every: int = 20
-    ramp: float = 0.7
+    ramp: Cubic = field(default_factory=Cubic)
     optimizer: Optimizer = field(default_factory=lambda: SGD(lr=0.01))
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.every < 1 or not 0 < self.ramp <= 1:
-            raise InputError(f"{self}", expected="steps >= 1, every >= 1, 0 < ramp <= 1")
+        if self.steps < 1 or self.every < 1:
+            raise InputError(
+                f"Gradual(steps={self.steps}, every={self.every})", expected="at least 1 of each"
+            )
 
-    def sparsity(self, step: int, final: float) -> float:
-        """The sparsity from `step` (0 .. steps - 1) on.
+    def due(self, done: int) -> bool:
+        """Whether masks are chosen anew after `done` steps."""
+        return done % self.every == 0 or done == self.steps
 
-        >>> [round(Cubic(steps=10, ramp=1.0).sparsity(step, 0.8), 2) for step in (0, 5, 10)]
-        [0.0, 0.7, 0.8]
+    def sparsity(self, done: int, final: float) -> float:
+        """The sparsity after `done` steps.
+
+        >>> [round(Gradual(steps=8).sparsity(done, 0.8), 2) for done in (0, 3, 6, 8)]
+        [0.0, 0.7, 0.8, 0.8]
         """
-        done = min(step / (self.ramp * self.steps), 1.0)
-        return final * (1 - (1 - done) ** 3)
+        return final * self.ramp.factor(done, self.steps)
 
 
-Schedule = OneShot | Cubic
+Schedule = OneShot | Gradual

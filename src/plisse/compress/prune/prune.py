@@ -14,7 +14,7 @@ from plisse.compress.prune.mask import Masked, apply_masks, nm_masks, unstructur
 from plisse.compress.prune.patterns import (
     NM,
     Channels,
-    Cubic,
+    Gradual,
     OneShot,
     Pattern,
     Schedule,
@@ -34,8 +34,8 @@ class Prune:
 
     sparsity: share that goes, 0 <= sparsity < 1: of single weights (`Unstructured`) or of channels
     (`Channels`); `NM` has its own, 1 - n/m. scope: rank all weights together, or each layer for itself.
-    importance: "magnitude" |w|, or "taylor" |w dL/dw|. schedule: `OneShot()`, or `Cubic(...)` while training;
-    channels go in one shot. ignore: patterns of layer or tensor names that stay ("fc", "layer1.*").
+    importance: "magnitude" |w|, or "taylor" |w dL/dw|. schedule: `OneShot()`, or `Gradual(...)` while
+    training; channels go in one shot. ignore: patterns of layer or tensor names that stay ("fc", "layer1.*").
 
     Masks come back as a `Reparametrized` of `Masked` weights; channels are physically removed from a baked
     copy. Whatever was left alone is said by `plisse.compress.notes.notes_of(result)`.
@@ -53,9 +53,9 @@ class Prune:
             raise InputError(f"sparsity={self.sparsity}", expected="a share from 0 up to, not including, 1")
         if self.scope not in ("global", "layer"):
             raise InputError(f"scope {self.scope!r}", expected="global or layer")
-        if isinstance(self.pattern, Channels) and isinstance(self.schedule, Cubic):
+        if isinstance(self.pattern, Channels) and isinstance(self.schedule, Gradual):
             raise InputError(
-                "channels pruned by a cubic schedule",
+                "channels pruned gradually",
                 expected="OneShot() for channels",
                 hint="several Prune steps with FineTune between them",
             )
@@ -70,12 +70,12 @@ class Prune:
     def __call__(self, model: nn.Module, task: Task) -> nn.Module:
         if isinstance(self.pattern, Channels):
             return self._without_channels(model, task, self.pattern)
-        if isinstance(self.schedule, Cubic):
+        if isinstance(self.schedule, Gradual):
             return self._while_training(model, task, self.schedule)
         masks, notes = plan_masks(self, model, self.final_sparsity, task)
         return with_notes(apply_masks(model, masks), notes)
 
-    def _while_training(self, model: nn.Module, task: Task, schedule: Cubic) -> nn.Module:
+    def _while_training(self, model: nn.Module, task: Task, schedule: Gradual) -> nn.Module:
         masks, notes = plan_masks(self, model, 0.0, task)
         pruned = apply_masks(model, masks)
         fit(
@@ -119,13 +119,12 @@ class Tighten:
     """
 
     step: Prune
-    schedule: Cubic
+    schedule: Gradual
     task: Task
 
     def __call__(self, state: State) -> None:
         done = state.step + 1
-        ramp = round(self.schedule.ramp * self.schedule.steps)
-        if done > ramp or (done % self.schedule.every and done != ramp):
+        if not self.schedule.due(done):
             return
         sparsity = self.schedule.sparsity(done, self.step.final_sparsity)
         masks, _ = plan_masks(self.step, state.model, sparsity, self.task)
