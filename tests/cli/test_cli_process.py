@@ -61,3 +61,17 @@ def test_a_signal_ends_the_run_with_its_code_and_nothing_written(
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out.plisse").exists()
+
+
+def test_a_terminal_without_unicode_still_gets_its_table(tmp_path: Path) -> None:
+    from plisse.bitstream import modelfile
+    from plisse.core.origin import origin_of
+    from plisse.networks.build import build
+    from plisse.networks.open import open_model
+
+    model = open_model("digits_cnn")
+    path = tmp_path / "a.plisse"
+    path.write_bytes(modelfile.dumps(model, build(origin_of(model))))
+    shown = started("inspect", str(path), env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert shown.returncode == 0, shown.stderr
+    assert "fc1.weight" in shown.stdout

@@ -117,7 +117,7 @@ def compress(
             notes={"task": kind(task)},
             allow=_allowed(model, allow),
             say=say,
-            progress=counted("trying", say),
+            progress=counted("measuring", say),
         )
         write_atomic(out, result.data)
         if report is not None:

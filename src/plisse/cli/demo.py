@@ -93,7 +93,7 @@ def _trained_and_compressed(seed: int, say: Say) -> Result:
         seed=seed,
         notes={"task": TASK},
         say=say,
-        progress=counted("trying", say),
+        progress=counted("measuring", say),
     )
 
 

@@ -74,7 +74,7 @@ def counted(doing: str, say: Say) -> Callable[[Iterable[str]], Iterator[str]]:
         every = 1 if stderr().is_terminal else max(1, len(listed) // 4)
         for number, name in enumerate(listed):
             if number % every == 0:
-                say(f"{doing}: {name} ({number + 1} of {len(listed)})")
+                say(f"{doing} {name} ({number + 1} of {len(listed)})")
             yield name
 
     return through

@@ -181,10 +181,13 @@ def _tensor_note(result: Result) -> str:
 
 
 def _subtitle(result: Result) -> str:
-    """What the record says about the run, as far as it says it."""
+    """What the record says about the run, as far as it says it; not where the data lay."""
     network = result.record.get("network", {})
     found = [network["name"]] if "name" in network else []
-    found += [f"{key} {result.record[key]}" for key in ("task", "seed") if key in result.record]
+    if "task" in result.record:
+        found.append(f"task {str(result.record['task']).partition(':')[0]}")
+    if "seed" in result.record:
+        found.append(f"seed {result.record['seed']}")
     return " · ".join([*map(str, found), f"{result.score_after.n:,} samples scored"])
 
 
@@ -195,8 +198,8 @@ def _record(result: Result) -> str:
 
 
 _NOTES = {
-    "compared": "Bytes are the length of the file as written. Latency is the median of repeated passes, "
-    "± half its interquartile range. Scores carry 95 % bootstrap intervals.",
+    "compared": "Bytes are the length of the file as written. MACs and latency are of one batch; latency is "
+    "the median of repeated passes, ± half its interquartile range. Scores carry 95 % bootstrap intervals.",
     "steps": "The first line is the network as it came. Each step is judged by what was written and timed "
     "after it, not by what it promises.",
     "frontier": "Every point that the search looked at. The line joins those that no other point beats.",

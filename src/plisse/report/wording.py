@@ -116,13 +116,13 @@ def tick(value: float) -> str:
 def interval(evaluation: Evaluation) -> str:
     """Both ends, the unit once: "90.14 to 93.54 %"."""
     low, high = score(evaluation.low, evaluation.unit), score(evaluation.high, evaluation.unit)
-    return f"{low.partition(SPACE)[0]}{SPACE}to{SPACE}{high}"
+    return f"{low.partition(SPACE)[0]} to {high}"
 
 
 def difference(found: Difference, unit: str) -> str:
     """The paired difference with its interval, and its unit."""
     value = f"{signed(found.value, unit)}{SPACE}{unit}" if unit else signed(found.value, unit)
-    return f"{value} [{signed(found.low, unit)},{SPACE}{signed(found.high, unit)}]"
+    return f"{value} [{signed(found.low, unit)}, {signed(found.high, unit)}]"
 
 
 def verdict(found: Difference, name: str) -> str:
