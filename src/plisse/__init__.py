@@ -5,7 +5,7 @@
     model = plisse.open_model("resnet20", weights="resnet20.safetensors")
     task = plisse.open_task("cifar10:data/cifar10")
     result = plisse.compress(model, task, budget="bytes=0.1x")
-    plisse.write(result.data, "small.plisse")
+    plisse.write("small.plisse", result.data)
     again = plisse.load("small.plisse")
 
 Names are imported when they are first used, so that `import plisse` costs nothing.

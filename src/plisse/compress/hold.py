@@ -1,7 +1,7 @@
-"""Hold the rate while training: steps follow the weights, so that planned bytes stay written bytes.
+"""Hold the rate while training: steps follow the weights, so that written bytes stay as planned.
 
-Training with a straight-through gradient pulls weights out of the dead zone, and the same steps would write up
-to a fifth more bytes at the end than at the start.
+Training with a straight-through gradient pulls weights out of the dead zone; with fixed steps the file would
+end up to a fifth larger than it began.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 
+from plisse.compress.correct import BiasCorrection
 from plisse.compress.finetune import FineTune, ReestimateNorm
 from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
-from plisse.compress.prune.patterns import NM, Channels, Unstructured
+from plisse.compress.prune.patterns import NM, Channels, Gradual, OneShot, Unstructured
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware import Aware
@@ -32,11 +33,14 @@ STEPS: tuple[type, ...] = (
     FoldBatchNorm,
     AbsorbStatistics,
     CompactSmall,
+    BiasCorrection,
 )
 VALUES: tuple[type, ...] = (
     Unstructured,
     NM,
     Channels,
+    OneShot,
+    Gradual,
     PerTensor,
     PerChannel,
     PerGroup,

@@ -17,13 +17,15 @@ class StepRow:
     """The state after one step. The first row is the network as it came.
 
     name: the step, as printed. cost: bytes as written and latency as measured after this step. score: on the
-    holdout, None where it was not scored. saved_nothing: neither bytes, MACs nor time went down.
+    holdout, None where it was not scored. saved_nothing: neither bytes, MACs nor time went down. notes: what
+    the step left alone, and why.
     """
 
     name: str
     cost: Cost
     score: float | None = None
     saved_nothing: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from plisse.compress.correct import BiasCorrection
 from plisse.compress.finetune import FineTune
 from plisse.compress.fold import AbsorbStatistics
 from plisse.compress.prune.channels import channels_for
@@ -30,6 +31,8 @@ MAX_RATIO = 2.0
 
 DEAD_ZONE = 0.1
 TRAINED_MARGIN = 0.985
+LATENCY_MARGIN = 0.93
+ROUND_TO = 4
 TRIES = 8
 
 Written = Callable[[nn.Module], int]
@@ -46,12 +49,23 @@ class Plan:
 
 def structure_within(
     model: nn.Module, task: Task, budget: Budget, reference: Cost, cost_of: CostOf
-) -> nn.Module:
-    """The largest channel-pruned network within the bounds on params, MACs and latency."""
-    bounds = replace(budget, bytes=None)
-    if not bounds.absolute(reference):
-        return model
-    return channels_for(model, task.example, lambda net: bounds.admits(cost_of(net), reference))
+) -> nn.Module | None:
+    """The largest channel-pruned network within the bounds on params, MACs and latency; None without any.
+
+    A few percent of the time are kept in reserve, since it is measured again in the end.
+    Raises BudgetError where not even the narrowest network is admitted.
+    """
+    limits = replace(budget, bytes=None).absolute(reference)
+    if not limits:
+        return None
+    if "latency" in limits:
+        limits["latency"] *= LATENCY_MARGIN
+
+    def admits(network: nn.Module) -> bool:
+        cost = cost_of(network)
+        return all((getattr(cost, name) or 0.0) <= limit for name, limit in limits.items())
+
+    return channels_for(model, task.example, admits, cost=cost_of, round_to=ROUND_TO)
 
 
 def plan_bytes(
@@ -65,8 +79,8 @@ def plan_bytes(
 ) -> Plan:
     """The steps that bring the file of `model` to at most `bound` bytes at the least predicted divergence.
 
-    Post-training, weights are trellis coded; with `training`, they get a scalar grid with a dead zone, which
-    is what the straight-through gradient sees, and a few percent of the bytes are kept in reserve.
+    Post-training, weights are trellis coded and biases corrected; with `training`, they get a scalar grid
+    with a dead zone, which is what the straight-through gradient sees, and a little is kept in reserve.
     Raises BudgetError with the smallest file that the coarsest steps give.
     """
     table = rate_table(
@@ -81,8 +95,8 @@ def plan_bytes(
     quantized = quantize(model, task)
     coded = coded_bytes(quantized)
     overhead = written(_finished(quantized, task)) - coded
-    train = [replace(training, hold=coded)] if training else []
-    steps: list[Step] = [quantize, *train, AbsorbStatistics(), CompactSmall()]
+    repair = replace(training, hold=coded) if training else BiasCorrection()
+    steps: list[Step] = [quantize, repair, AbsorbStatistics(), CompactSmall()]
     return Plan(tuple(steps), _frontier(table, overhead, bound))
 
 

@@ -17,7 +17,7 @@ def to_data(value: Any) -> Any:
         changed = {
             field.name: to_data(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if not _is_default(field, getattr(value, field.name))
+            if not is_default(field, getattr(value, field.name))
         }
         return {TYPE_KEY: type(value).__name__, **changed}
     if isinstance(value, Mapping):
@@ -52,7 +52,8 @@ def _build(data: dict[str, Any], types: Mapping[str, type]) -> Any:
     return types[name](**{key: from_data(item, types) for key, item in data.items()})
 
 
-def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+def is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether `value` is what the field of a dataclass has when nothing is said."""
     if field.default is not dataclasses.MISSING:
         return bool(type(field.default) is type(value) and field.default == value)
     if field.default_factory is not dataclasses.MISSING:

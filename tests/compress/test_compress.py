@@ -1,0 +1,145 @@
+"""The main job end to end on a network small enough for a test."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from plisse.bitstream import modelfile
+from plisse.compress.compress import compress
+from plisse.compress.fold import FoldBatchNorm
+from plisse.compress.prune.patterns import Channels
+from plisse.compress.prune.prune import Prune
+from plisse.compress.result import Result
+from plisse.compress.step import chain
+from plisse.core.batch import call
+from plisse.core.origin import Origin, with_origin
+from plisse.errors import BudgetError, GraphError, InputError, SavedNothingError, WeightsError
+from plisse.networks.build import build
+from plisse.networks.open import open_model
+from plisse.train.evaluate import evaluate
+from plisse.train.loop import fit
+from plisse.train.optimizers import AdamW
+from plisse.train.task import Task
+from plisse.train.tasks import open_task
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return open_task("digits")
+
+
+@pytest.fixture(scope="module")
+def model(task: Task) -> nn.Module:
+    net = open_model("digits_cnn")
+    fit(net, task.objective, task.train, steps=60, optimizer=AdamW(lr=3e-3))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def result(model: nn.Module, task: Task) -> Result:
+    return compress(model, task, budget="bytes=0.125x")
+
+
+def test_the_file_is_within_the_budget_and_keeps_the_score(result: Result) -> None:
+    assert len(result.data) == result.after.bytes <= 0.125 * result.before.bytes
+    assert result.after.bytes > 0.11 * result.before.bytes  # the budget is spent
+    assert result.difference.value >= -0.01
+
+
+def test_a_fresh_reader_computes_exactly_what_was_reported(result: Result, task: Task) -> None:
+    decoded = modelfile.loads(result.data, build)
+    assert torch.equal(call(decoded, task.example), call(result.model, task.example))
+    assert evaluate(decoded, task).score == result.score_after.score
+
+
+def test_rows_tell_every_step_and_add_up(result: Result) -> None:
+    assert result.steps[0].cost.bytes == result.before.bytes
+    assert [row.name.split("(")[0] for row in result.steps[1:]] == [
+        "RateQuantize",
+        "BiasCorrection",
+        "AbsorbStatistics",
+        "CompactSmall",
+    ]
+    assert 0 < result.after.bytes - sum(row.bytes for row in result.tensors) < 1000
+    assert sum(point.chosen for point in result.frontier) == 1
+
+
+def test_the_same_call_writes_the_same_bytes(model: nn.Module, task: Task, result: Result) -> None:
+    assert compress(model, task, budget="bytes=0.125x").data == result.data
+
+
+def test_the_given_network_stays_as_it_was(model: nn.Module, task: Task) -> None:
+    before = copy.deepcopy(model.state_dict())
+    compress(model, task, budget="bytes=0.3x")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_training_meets_a_tighter_budget_than_rounding_alone(model: nn.Module, task: Task) -> None:
+    rounded = compress(model, task, budget="bytes=0.04x")
+    trained = compress(model, task, budget="bytes=0.04x", finetune_steps=60)
+    assert trained.after.bytes <= 0.04 * trained.before.bytes
+    assert trained.score_after.score >= rounded.score_after.score
+    assert trained.difference.value >= -0.02
+
+
+def test_a_budget_on_macs_cuts_channels_and_the_file_rebuilds_them(model: nn.Module, task: Task) -> None:
+    result = compress(model, task, budget="macs=0.6x, bytes=0.2x")
+    assert result.after.macs <= 0.6 * result.before.macs
+    assert modelfile.summary(result.data).edits
+    assert torch.equal(
+        call(modelfile.loads(result.data, build), task.example), call(result.model, task.example)
+    )
+
+
+def test_an_impossible_budget_names_the_closest(model: nn.Module, task: Task) -> None:
+    with pytest.raises(BudgetError, match="smallest file") as caught:
+        compress(model, task, budget="bytes=100B")
+    assert isinstance(caught.value.closest, (int, float))
+    assert caught.value.closest > 100
+
+
+def test_a_step_that_saves_nothing_is_marked_and_strict_refuses_it(model: nn.Module, task: Task) -> None:
+    recipe = chain(FoldBatchNorm(), FoldBatchNorm())
+    rows = compress(model, task, recipe=recipe).steps
+    assert rows[-1].saved_nothing
+    with pytest.raises(SavedNothingError, match="FoldBatchNorm"):
+        compress(model, task, recipe=recipe, strict=True)
+
+
+def test_a_recipe_of_channels_saves_bytes(model: nn.Module, task: Task) -> None:
+    result = compress(model, task, recipe=Prune(sparsity=0.5, pattern=Channels()))
+    assert result.after.bytes < 0.6 * result.before.bytes
+    assert result.after.macs < 0.6 * result.before.macs
+
+
+def test_neither_budget_nor_recipe_is_refused(model: nn.Module, task: Task) -> None:
+    with pytest.raises(InputError, match="neither"):
+        compress(model, task)
+
+
+def test_nan_is_refused_before_any_work(model: nn.Module, task: Task) -> None:
+    broken = copy.deepcopy(model)
+    broken.fc2.weight.data[0, 0] = float("nan")
+    with pytest.raises(WeightsError, match="fc2"):
+        compress(broken, task, budget="bytes=0.1x")
+
+
+def test_a_network_of_unknown_origin_is_refused_with_the_way_out(task: Task) -> None:
+    with pytest.raises(GraphError, match="with_origin"):
+        compress(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task, budget="bytes=0.5x")
+
+
+def small_linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_a_factory_network_needs_to_be_allowed(task: Task) -> None:
+    name = f"{__name__}:small_linear"
+    model = with_origin(small_linear(), Origin("factory", name))
+    with pytest.raises(InputError, match="--allow"):
+        compress(model, task, budget="bytes=0.5x")
+    assert compress(model, task, budget="bytes=0.5x", allow=(name,)).ratio >= 2
