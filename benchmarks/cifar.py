@@ -24,7 +24,7 @@ from plisse.train.evaluate import evaluate, paired
 from plisse.train.task import Task
 from plisse.train.tasks import cifar10_jpeg_holdout, open_task
 
-POINTS = ((2.0, 0), (4.0, 0), (8.0, 0), (12.0, 936), (20.0, 1248), (30.0, 1872), (40.0, 2496))
+POINTS = ((2.0, 0), (4.0, 0), (8.0, 0), (12.0, 624), (20.0, 936), (40.0, 2496))
 SMALL = ((8.0, 0), (20.0, 60))
 
 

@@ -21,14 +21,13 @@ from plisse.core import modules
 from plisse.core.reparam import Reparam, plain, reparametrize, source
 from plisse.core.rounding import rate_aware_round
 from plisse.core.stored import Stored, Trellis, Uniform, to_bfloat16
-from plisse.core.trellis import trellis_quantize, trellis_values
+from plisse.core.trellis import prefers_trellis, trellis_quantize, trellis_values
 from plisse.errors import InputError
 from plisse.train.task import Task
 
 Rounding = Literal["nearest", "rate", "trellis"]
 ROUNDINGS = ("nearest", "rate", "trellis")
 LARGEST = 2**24  # symbols beyond are no exact numbers in float32
-SPARSE = 0.3  # share of zeros from which the trellis, which has no level zero, is not used
 
 
 class Memo:
@@ -144,7 +143,7 @@ class RateQuantize:
 
     steps: weight name to step, each above 0: the spacing of a scalar grid. rounding: "nearest", "rate", or
     "trellis", which deals levels at half the step, so that the rate stays the same and the error falls;
-    tensors with 30 % zeros or more are rounded by rate instead, as the trellis has no level zero.
+    tensors that are sparse or below about 1.2 bits are rounded by rate instead (core.trellis).
     dead_zone: 0 to 0.3 steps, for "nearest". rate_weight: worth of a bit in squared steps.
     Raises InputError for a name that is no tensor of the network, or a number out of range.
     """
@@ -174,7 +173,7 @@ class RateQuantize:
         """The reparametrization of one tensor."""
         if self.rounding == "nearest":
             return RateQuantized(values, step, "nearest", self.dead_zone)
-        if self.rounding == "trellis" and _zeros(values) < SPARSE:
+        if self.rounding == "trellis" and _prefers_trellis(values, step / 2):
             return TrellisQuantized(values, step / 2, 4 * self.rate_weight)
         return RateQuantized(values, step, "rate", rate_weight=self.rate_weight)
 
@@ -198,9 +197,9 @@ def _checked_step(step: float) -> float:
     return float(to_bfloat16(step))
 
 
-def _zeros(values: Reparam) -> float:
+def _prefers_trellis(values: Reparam, step: float) -> bool:
     with torch.no_grad():
-        return float((values() == 0).float().mean())
+        return prefers_trellis(values().detach().float().cpu().numpy(), step)
 
 
 def _nearest(values: Tensor, step: float, dead_zone: float) -> Tensor:
