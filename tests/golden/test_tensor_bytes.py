@@ -36,8 +36,9 @@ def geometric(count: int, seed: int) -> np.ndarray:
 
 
 def cases() -> dict[str, Stored]:
-    channels = np.arange(1, 9)
-    filters = numbers(576, 40).reshape(8, 8, 3, 3) * channels.reshape(8, 1, 1, 1) ** 2 // 40
+    channels = np.arange(1, 13)
+    filters = numbers(144, 12, 6).reshape(12, 12, 1, 1) * channels.reshape(12, 1, 1, 1) // 4
+    filters = filters + numbers(1296, 5).reshape(12, 12, 3, 3)
     matrix = numbers(600, 9).reshape(20, 30) * np.arange(30) ** 2 // 300
     zero = np.array([3, 2, 3, 4, 3, 3, 3, 9], np.int32)
     products = numbers(280, 90, 2) * numbers(280, 90, 3)
@@ -54,7 +55,7 @@ def cases() -> dict[str, Stored]:
         "gauss": held(numbers(280, 30)),
         "categorical": held(np.abs(numbers(280, 6)) % 5 * 9),
         "large": held(products, trellis),
-        "filters": held(filters, Uniform(EIGHTHS, zero)),
+        "filters": held(filters, Uniform(np.resize(EIGHTHS, 12), np.resize(zero, 12))),
         "matrix": held(matrix, trellis),
         "float32": raw(halves),
         "float16": raw(halves, "float16"),
@@ -103,21 +104,26 @@ RECORDS = {
     ),
     "filters": (
         "contexts",
-        "SggIAwMADUGA+AEAAAEACAAAAMAFEQRBlOQFAElIBEoJRDsZjiOd02vFbnQMoOo7mzPaYMSSNn30Keqz2pzCdAVjcYtJ"
-        "a0GAwyr2tNBAwMidoX3L2r30NdpQmzIDgD/y6oXSRZe50n0Tl61jPI585l/ena4bJdlzy1p2G4IenHkhcxUurmQCZL4X"
-        "5vsN1Lq03hZi5Sd9CzOfq4pYNH01P7OORi+htTwqIq92cazBnBkSUJ7hRuOewcOZZFeZgCP1EGDe24+8DKbXVNrJfWzg"
-        "TUX1dmiVOsfqrNinX7mFJLXmal5qPcDdLyPDEXsMlOJGAv8Zas2Wz4Ad38SdL+fpJsDf3YyKQMgL1LavyeaEKlBwJ8rB"
-        "0ty+tD2TjO884avYkklW0+28hX491F4vw0MfqF2g33OjkLbetFTskvH733LVAR1zOJ5FzmZJwWj2VXvVSM8wrx1Y/hv1"
-        "9/U+KiZoqkNtWyNkqFB+egP6barA9FIsI98i/l2orQ7JS71PwXuAXT8yrd5EAFtXOvInfn9NnBIrycz2PJeWTTSShIBr"
-        "+AYq",
+        "SgwMAwMAEkGA+AEAAAEACAAAAMAAAAEACAcRBEGU5EEEBQVFSEQqJRsbFV8S4fz/0l5FZIVnTNuWlDOtpFA0uaBXL5wu"
+        "BIW8L98E+4D2PEA/Hwbbf/DoipyPHW0yYv2AFpl6tfiyyekxtCdFG6e/amUfanyVqDc5k1a0KXi6X1d5g1wZyCQ1mu+t"
+        "BV7hvddhiUGR0YcUcFPNXqFOZgwQ5q7H97b/+BB4OYOS12HaYC11MtOV1NoOoO/W/kEIQLe/7rC3V7oOSlzmsv9NUBb0"
+        "hMiGOqZfktbF8IZ0tvKEGrDCW6+m83sCyWeeCsr75j7c2jtusQdrf9CPmmyds8Lv40LW1lBtS827m648ZStW7O0umWVj"
+        "zi0j9ZJGi1jdvu9h08fmMXvrc/PkAmmagT0FZ1/mP5+XgXfJyqOuWhA7wD9CGLVhh5ODFR9x1tDX+K1jDQyg/7IHCvye"
+        "QOeZFIf3jAvwz0vpiXbN/K15827wAvEdp2y87xAzmbhPFLv8jifMMW60RpKdADfktgyZWiWWqBlqK7LuOLJd2EP/OuO9"
+        "vcsxFn3amTkPb33BLtHthKC9DpteJPjAfRv3Zm4jGEc2xJb2gX710n8xj1Iq1PEIoZkel7v17T25vdWxp2n0STerHeFC"
+        "RYK742E+uVEfRwzzYnOV4ffrEyNCobqs1spwhkSbgLf2Qg52KOgr9ipIWFmvpeLS18bX0/IuFjzC+Xu5CboSD+kPBKXh"
+        "eQNBFmKZDpU+aHVKrBRC/zQva/w2XrgKgonPE/sUiR3QG1EOoOm9nJebQCUe9GPvbmPL2t9WD+RcNrm/eD3X0wXTDpn9"
+        "Xr8wlOw9mfSlVSU1ogFCoBj7LsdbzexoJovmZckahI+ddDIZxzAgioGKmskZG0N7LLL9Py1zV/UNumeU97uHFGBT9/YM"
+        "0hqceNEhwQ9WU+n72mWiuxl7nVbFrTGjd+RGxzRRUu6cADGvBlHNDJcgl1Xd8zRHpfBq9uuAElbRq6j84cCJw3qfD35F"
+        "bYCR+xCqj8Hn4viZimAVEAMp",
     ),
     "matrix": (
         "contexts",
-        "KxQeAD8FAImAAGMAFBUPq0pX4/uwC9eDB788dtKJ5ihvCoTFoZdGe9/7UPqm8qvqR0o+S7nYxuosKcYgQ9A8TFKxnyEg"
-        "T0oUDKrjHllghRXTvo3ZNgmvR/DnFn9l4BAvUD1Jo4AhKkR/Z9qUvo461QeujKCXM8yGmEPrHbwZ0EYDYposcJEaTf8s"
-        "3qHCc6Mi+1ETDQUrJz/2tf3A5MIsfoBBa/S2GIAnBGbrDQl0tgeSMd/mP9kHBem4mUVN+AnAfWRklUkrNfQk3Lw/xZq7"
-        "YnUjkl4UOdhHOElDb3ZBSPgfIFYHFn1hL4G6eIRTuMeZhiaLz2yWXlBYnxsFRXZFsjumgKXIpkhqmgJHNIcZEFoy/F4x"
-        "30XYmVxts5ItwWmBpV2gl1CNXA==",
+        "KxQeAD8FAImIAEICFRUPq0oqn0/1KzANccRL/ea0CZAtDaLyXq2qCzhdGGkmvW+Ygmrch7PDATfTPy3HuZ54LmRLU7/3"
+        "zZ2EN2c20xPcuaX/4hX8sw6DzMwJsk+il21HI0ceN03Z5r3IZDfA/ThJWA5dczJZmjcVnNMMy/STaNglE/9IhahU30Ug"
+        "q0j9QNjSmb/qrKpq+5yM8uH7svUZNrFPIsHRZEl4U3Ih6Qm2ghajOgCmAtwfOBIjfwAoTiBT3360dFSXtkylScO7cLqa"
+        "c+00A35Y31gYOFtzfiyurwV3ZL/pFaDVx3zyvmAFGZcIVj4NB5lAmI7gYskJeMUKRbT8BpAFPXLfNW3pvd8Vx1hXOyRH"
+        "3vm4vN7140ZVv9w+nKdKXWK6LopGXg==",
     ),
     "float32": (
         "planes",

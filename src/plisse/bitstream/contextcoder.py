@@ -7,21 +7,27 @@ that one, and encoder and decoder agree because all of it is integer arithmetic 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from plisse.bitstream.bytesreader import BytesReader, varint
-from plisse.bitstream.contexts import CLASSES, WAVES, Grid2d, Known, Rule, gather, scatter, tally
+from plisse.bitstream.contexts import SCALES, Known, Rule
 from plisse.bitstream.entropy import PartsDecoder, code_length, encode_parts, normalized
-from plisse.bitstream.tables import Static, read_static
+from plisse.bitstream.tables import EXPLICIT, GAUSS, LAPLACE, Static, fit_static, read_static
+from plisse.bitstream.waves import WAVES, Grid2d, gather, histogram, scatter, tally
 from plisse.errors import FormatError
 
 MAX_BLOCK = 256
-SAMPLE = 1 << 15
+SAMPLE = 1 << 14
 """Rules are compared on about this many symbols of the last wave."""
 _PRIORS = (2, 4, 6, 8, 10)
 _COUNT_BITS = 14
+_SIGNS_MUST_SAVE = 0.003
+"""Looking at signs takes time, so it is only done where it saves this share of a tensor."""
+_SPARSE = 4
+"""Ways of learning are compared on every fourth wave."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +42,34 @@ class Learning:
 def learned(counts: np.ndarray, static: Static, base: np.ndarray, how: Learning) -> np.ndarray:
     """Tables [classes, A] from the counts [classes, A] of earlier waves and the static table [A].
 
-    Weights in units of 2^-14: the class itself counts 1, the classes beside it 1/2, the next ones 1/8.
+    Weights in units of 2^-14: the class itself counts 1, those of the next magnitudes 1/2, of the second next
+    1/8, and those of the next strengths of the sign 1/4.
     """
-    own = counts << _COUNT_BITS
+    own = counts.reshape(SCALES, -1, static.size) << _COUNT_BITS  # [scales, strengths, A]
     if how.mirrored:
         reach = min(static.left, static.right)
-        middle = slice(static.left - reach, static.left + reach + 1)
-        own[:, middle] += (own[:, middle][:, ::-1] - own[:, middle]) >> 2
+        middle = own[:, 0, static.left - reach : static.left + reach + 1]
+        middle += (middle[:, ::-1] - middle) >> 2
     weights = own.copy()
     for distance, shift in ((1, 1), (2, 3)):
         weights[distance:] += own[:-distance] >> shift
         weights[:-distance] += own[distance:] >> shift
-    return normalized(weights + (base << (_COUNT_BITS + how.prior) >> 24))
+    weights[:, 1:] += own[:, :-1] >> 2
+    weights[:, :-1] += own[:, 1:] >> 2
+    weights += base << (_COUNT_BITS + how.prior) >> 24
+    return normalized(weights).reshape(counts.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """All that it takes to write a tensor with contexts. counts: [waves, classes, A]; symbols: per wave,
-    sorted by class."""
+    sorted by class; before: counts summed over earlier waves; bits: without the head."""
 
     static: Static
     rule: Rule
     how: Learning
     counts: np.ndarray
+    before: np.ndarray
     symbols: list[np.ndarray]
     bits: float
 
@@ -74,41 +85,56 @@ class Plan:
         head = _head_bytes(self.static.form, self.rule, self.how) + self.static.to_bytes()
         return head + encode_parts(parts)
 
-    def tables(self, how: Learning) -> list[np.ndarray]:
-        before = np.concatenate([np.zeros_like(self.counts[:1]), self.counts.cumsum(0)[:-1]])
+    def tables(self, how: Learning, every: int = 1) -> list[np.ndarray]:
         base = self.static.table()
-        return [learned(counts, self.static, base, how) for counts in before]
+        return [learned(counts, self.static, base, how) for counts in self.before[::-every][::-1]]
 
     def tuned(self) -> Plan:
         """With a way of learning that costs few bits: from the middle outwards while that helps."""
-        best = self._learning(Learning(_PRIORS[2], False))
-        best = min(best, self._learning(Learning(_PRIORS[2], True)), key=_bits)
-        for priors in (_PRIORS[1::-1], _PRIORS[3:]):
+        best = Learning(_PRIORS[2], False)
+        bits = self._bits(best, _SPARSE)
+        for priors, mirrored in ((_PRIORS[2:3], True), (_PRIORS[1::-1], None), (_PRIORS[3:], None)):
             for prior in priors:
-                other = self._learning(Learning(prior, best.how.mirrored))
-                if other.bits >= best.bits:
+                other = Learning(prior, best.mirrored if mirrored is None else mirrored)
+                if (other_bits := self._bits(other, _SPARSE)) >= bits:
                     break
-                best = other
-        return best
+                best, bits = other, other_bits
+        return replace(self, how=best, bits=self._bits(best))
 
-    def _learning(self, how: Learning) -> Plan:
-        bits = sum(code_length(c, t) for c, t in zip(self.counts, self.tables(how), strict=True))
-        return replace(self, how=how, bits=bits)
-
-
-def _bits(plan: Plan) -> float:
-    return plan.bits
+    def _bits(self, how: Learning, every: int = 1) -> float:
+        counts = self.counts[::-every][::-1]
+        return sum(code_length(c, t) for c, t in zip(counts, self.tables(how, every), strict=True))
 
 
-def plan(tokens: np.ndarray, shape: tuple[int, ...], static: Static) -> Plan:
-    """The best plan that was found for tokens int16 [count] of a tensor.
+def plan(tokens: np.ndarray, shape: tuple[int, ...], counts: np.ndarray, left: int) -> Plan:
+    """The best plan that was found for tokens int16 [count] of a tensor, of which counts [A] are -left, ...
 
-    Rules are ranked on a sample of the last wave; for small tensors the first three are worked out in full.
+    Rules are ranked on a sample of the last wave; for small tensors the first two are worked out in full.
     """
     grid = Grid2d.of(shape)
     matrix = np.ascontiguousarray(tokens, np.int16).reshape(grid.rows, grid.columns)
-    finalists = _ranked(matrix, grid, static)[: 3 if tokens.size <= 4 * SAMPLE else 1]
-    return min((_worked_out(matrix, grid, static, rule).tuned() for rule in finalists), key=_bits)
+    plain, even = _prior(counts, left), _prior(*_both_signs(counts, left))
+
+    def static(rule: Rule) -> Static:
+        return even if rule.sign else plain
+
+    finalists = _ranked(matrix, grid, static)[: 2 if tokens.size <= 8 * SAMPLE else 1]
+    plans = [_worked_out(matrix, grid, static(rule), rule).tuned() for rule in finalists]
+    return min(plans, key=lambda plan: plan.bits)
+
+
+def _prior(counts: np.ndarray, left: int) -> Static:
+    """The static table to begin with: it codes the first waves, a small part of all symbols."""
+    fits = fit_static(counts, left, (EXPLICIT, LAPLACE, GAUSS))
+    return min(fits, key=lambda fit: 8 * fit.n_bytes() + code_length(counts, fit.table()) / 16)
+
+
+def _both_signs(counts: np.ndarray, left: int) -> tuple[np.ndarray, int]:
+    """Counts when each token is as likely as the one of the other sign, and the new left end."""
+    reach = max(left, len(counts) - 1 - left)
+    wide = np.zeros(2 * reach + 1, np.int64)
+    wide[reach - left : reach - left + len(counts)] = counts
+    return wide + wide[::-1], reach
 
 
 def decode_contexts(reader: BytesReader, shape: tuple[int, ...]) -> np.ndarray:
@@ -117,19 +143,19 @@ def decode_contexts(reader: BytesReader, shape: tuple[int, ...]) -> np.ndarray:
     grid = Grid2d.of(shape)
     decoder = PartsDecoder(offset=reader.offset, data=reader.rest())
     tokens = np.zeros((grid.rows, grid.columns), np.int16)
-    counts = np.zeros((CLASSES, static.size), np.int64)
-    base, known = static.table(), Known(grid, rule.block)
-    for wave in range(len(WAVES)):
+    counts = np.zeros((rule.classes, static.size), np.int64)
+    base, known = static.table(), Known(grid, rule.block, tokens)
+    for wave in WAVES:
         classes = known.classes(wave, rule)
         tables = learned(counts, static, base, how)
-        sizes = np.bincount(classes, minlength=CLASSES)
+        sizes = histogram(classes, 0, 256).reshape(2, -1).sum(0)[: rule.classes]
         symbols = np.empty(classes.size, np.int32)
         ends = sizes.cumsum()
         for index in np.flatnonzero(sizes):
             piece = decoder.decode(tables[index], int(sizes[index]))
             symbols[ends[index] - sizes[index] : ends[index]] = piece
-            counts[index] += np.bincount(piece, minlength=static.size)
-        scatter(tokens, symbols, classes, ends - sizes, -static.left, *WAVES[wave])
+            counts[index] += histogram(piece, 0, static.size)
+        scatter(tokens, symbols, classes, ends - sizes, -static.left, *wave)
         known.add(tokens, wave)
     decoder.finish()
     return tokens.reshape(-1)
@@ -139,14 +165,14 @@ def read_head(reader: BytesReader) -> tuple[Static, Rule, Learning]:
     """The rule, the way of learning and the static table at the start of a tensor coded with contexts."""
     start = reader.offset
     powers, first, second, third = reader.take(4)
-    block = reader.varint(MAX_BLOCK)
+    sign, block = (packed := reader.varint(4 * MAX_BLOCK + 3)) & 3, packed >> 2
     if powers & 3 > 2 or third & 7 > 5:
         raise FormatError(
             f"table form {powers & 3}, width {third & 7}", offset=start, expected="form 0-2, width 0-5"
         )
     trust, shrink = 1 << (powers >> 2 & 7), 1 << (powers >> 5)
     weights = (first & 15, first >> 4, second & 15, second >> 4)
-    rule = Rule(*weights, block, trust, third & 7, shrink)
+    rule = Rule(*weights, block, trust, third & 7, shrink, sign)
     return read_static(reader, powers & 3), rule, Learning(third >> 4, bool(third & 8))
 
 
@@ -154,7 +180,7 @@ def _head_bytes(form: int, rule: Rule, how: Learning) -> bytes:
     powers = form | (rule.trust.bit_length() - 1) << 2 | (rule.shrink.bit_length() - 1) << 5
     weights = [rule.row | rule.column << 4, rule.channel | rule.place << 4]
     learning = rule.width | how.mirrored << 3 | how.prior << 4
-    return bytes([powers, *weights, learning]) + varint(rule.block)
+    return bytes([powers, *weights, learning]) + varint(rule.sign | rule.block << 2)
 
 
 def candidate_rules(grid: Grid2d) -> list[Rule]:
@@ -179,40 +205,47 @@ def candidate_rules(grid: Grid2d) -> list[Rule]:
     ]
 
 
-def _ranked(matrix: np.ndarray, grid: Grid2d, static: Static) -> list[Rule]:
-    row_stride = max(matrix.size // (2 * SAMPLE), 1)
+def _ranked(matrix: np.ndarray, grid: Grid2d, static: Callable[[Rule], Static]) -> list[Rule]:
+    """Rules by what the last wave would cost: first which neighbours, then signs, then widths."""
+    row_stride = max(matrix.size // (4 * SAMPLE), 1)
     known: dict[int, Known] = {}
+    bits: dict[Rule, float] = {}
 
-    def estimate(rule: Rule) -> float:
-        if rule.block not in known:
-            known[rule.block] = Known(grid, rule.block)
-            for wave in range(len(WAVES) - 1):
-                known[rule.block].add(matrix, wave, row_stride)
-        classes = known[rule.block].classes(len(WAVES) - 1, rule, row_stride)
-        counts = tally(matrix, classes, -static.left, static.size, *WAVES[-1], row_stride)
-        per_class = counts.sum(1)
-        bits = (per_class * np.log2(np.maximum(per_class, 1))).sum() - (
-            counts * np.log2(np.maximum(counts, 1))
-        ).sum()
-        parameters = (np.log2(1 + per_class * row_stride * 2) * ((counts > 0).sum(1))).sum() / 2
-        return float(bits * row_stride * 2 + parameters)
+    def consider(rules: list[Rule]) -> list[Rule]:
+        for rule in rules:
+            if rule.block not in known:
+                known[rule.block] = Known(grid, rule.block)
+                for wave in ((2, 0), (4, 1)):  # all but the last
+                    known[rule.block].add(matrix, wave, row_stride)
+            classes = known[rule.block].classes(WAVES[-1], rule, row_stride)
+            low, size = -static(rule).left, static(rule).size
+            counts = tally(matrix, classes, rule.classes, low, size, *WAVES[-1], row_stride)
+            bits[rule] = _estimate(counts, 4 * row_stride) * (1 + _SIGNS_MUST_SAVE * bool(rule.sign))
+        return sorted(bits, key=lambda rule: bits[rule])
 
-    scored = sorted(
-        ((estimate(rule), i, rule) for i, rule in enumerate(candidate_rules(grid))), key=lambda s: s[:2]
-    )
-    widths = [replace(rule, width=width) for _, _, rule in scored[:2] for width in (2, 4, 5)]
-    scored += [(estimate(rule), 100 + i, rule) for i, rule in enumerate(widths)]
-    return [rule for _, _, rule in sorted(scored, key=lambda s: s[:2])]
+    best = consider(candidate_rules(grid))
+    best = consider([replace(rule, sign=sign) for rule in best[:2] for sign in (1, 2, 3)])
+    return consider([replace(rule, width=width) for rule in best[:2] for width in (2, 4, 5)])
+
+
+def _estimate(counts: np.ndarray, times: int) -> float:
+    """Bits for symbols with these counts [classes, A] and `times` as many, with what learning costs."""
+    sizes = counts.sum(1)
+    entropy = (sizes * np.log2(np.maximum(sizes, 1))).sum() - (counts * np.log2(np.maximum(counts, 1))).sum()
+    parameters = (np.log2(1 + sizes * times) * (counts > 0).sum(1)).sum() / 2
+    return float(entropy * times + parameters)
 
 
 def _worked_out(matrix: np.ndarray, grid: Grid2d, static: Static, rule: Rule) -> Plan:
     known = Known(grid, rule.block)
     all_counts, all_symbols = [], []
-    for wave in range(len(WAVES)):
+    for wave in WAVES:
         classes = known.classes(wave, rule)
-        counts = tally(matrix, classes, -static.left, static.size, *WAVES[wave], 1)
+        counts = tally(matrix, classes, rule.classes, -static.left, static.size, *wave, 1)
         sizes = counts.sum(1)
-        all_symbols.append(gather(matrix, classes, sizes.cumsum() - sizes, -static.left, *WAVES[wave]))
+        all_symbols.append(gather(matrix, classes, sizes.cumsum() - sizes, -static.left, *wave))
         all_counts.append(counts)
         known.add(matrix, wave, 1)
-    return Plan(static, rule, Learning(8, False), np.stack(all_counts), all_symbols, float("inf"))
+    stacked = np.stack(all_counts)
+    before = stacked.cumsum(0) - stacked
+    return Plan(static, rule, Learning(8, False), stacked, before, all_symbols, float("inf"))

@@ -1,29 +1,27 @@
-"""Contexts: how large a symbol is likely to be, judged by the neighbours that are coded already.
+"""Contexts: how large a symbol is likely to be, and of which sign, judged by neighbours coded already.
 
-A tensor is seen as a matrix [O, W]: rows are its first axis, columns the rest, W = I K with K positions of a
-filter (K = 1 for a matrix). Position (r, c) has the phase (5 r + c) mod 64, which sorts positions into seven
-waves of 1/64, 1/64, 1/32, ... 1/4 and 1/2 of all, so that in the last wave all direct neighbours are known.
-For every position of a wave, mean magnitudes over the known symbols of its row, column, input channel and
-filter position are multiplied (their logarithms added, with weights) to a prediction; the known symbols of
-its block (a run of columns; the kernel slice where K > 1) correct it; and the logarithm of the result,
-rounded, is the class of the position. All arithmetic is in integers.
+For every position of a wave (see `waves`), mean magnitudes over the known symbols of its row, column, input
+channel and filter position are multiplied (their logarithms added, with weights) to a prediction; the known
+symbols of its block (a run of columns; the kernel slice where K > 1) correct it; and the logarithm of the
+result, rounded, is the class of the position. Filters are smooth, so that a symbol mostly has the sign of
+those beside it: how large their sum is against the predicted magnitude splits each class in four, and where
+the sum is negative the symbol is coded with its sign turned. All arithmetic is in integers.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from plisse.bitstream.entropy import EXP2, LOG2
+from plisse.bitstream.waves import Grid2d
 
-ROW_STEP = 5
-WAVES = ((64, 0), (64, 32), (32, 16), (16, 8), (8, 4), (4, 2), (2, 1))
-"""(stride, offset): a wave holds the positions with (5 r + c) mod stride = offset."""
-CLASSES = 24
-"""Class 12 is the overall mean."""
+SCALES = 24
+"""Classes of magnitude; the middle one, 12, is the overall mean."""
+STRENGTHS = 4
+WIDEST_SLICE = 64
 _FINE = 8
 """Magnitudes count in units of 2^-8 in means."""
 
@@ -35,8 +33,8 @@ class Rule:
     row, column, channel, place: weights of log-means in eighths, 0 to 15. shrink: each of these means starts
     with this many values of the overall mean, a power of two from 1 to 128. block: columns in a block, 0 for
     none. trust: the prediction counts as this many known values against those of the block, a power of two
-    from 1 to 128. width: classes
-    are 2^width / 32 octaves wide.
+    from 1 to 128. width: classes are 2^width / 32 octaves wide. sign: 0 to leave signs alone, else the sum
+    over direct neighbours counts 4 times and that over more distant ones 0, 2 or 4 times (1, 2, 3).
     """
 
     row: int = 8
@@ -47,55 +45,43 @@ class Rule:
     trust: int = 4
     width: int = 3
     shrink: int = 4
+    sign: int = 0
 
+    @property
+    def strengths(self) -> int:
+        return STRENGTHS if self.sign else 1
 
-@dataclass(frozen=True)
-class Grid2d:
-    """The matrix that a tensor is seen as: [rows, columns], columns = channels * places."""
-
-    rows: int
-    columns: int
-    places: int
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...]) -> Grid2d:
-        rows = shape[0] if len(shape) > 1 else 1
-        return cls(rows, math.prod(shape) // max(rows, 1), math.prod(shape[2:]))
-
-    def wave_size(self, wave: int) -> int:
-        stride, offset = WAVES[wave]
-        first = (offset - ROW_STEP * np.arange(min(self.rows, stride))) % stride
-        lengths = np.maximum((self.columns - first + stride - 1) // stride, 0)
-        repeats = (self.rows - np.arange(len(first)) + stride - 1) // stride
-        return int((lengths * repeats).sum())
+    @property
+    def classes(self) -> int:
+        return SCALES * self.strengths
 
 
 class Known:
-    """Sums of magnitudes, and how many there are, over what is coded so far."""
+    """What is coded so far: sums of magnitudes and how many there are, and the tokens (0 where not known)."""
 
-    def __init__(self, grid: Grid2d, block: int) -> None:
+    def __init__(self, grid: Grid2d, block: int, tokens: np.ndarray | None = None) -> None:
         self.grid, self.block = grid, max(block, 1)
         self.rows = np.zeros((2, grid.rows), np.int64)
         self.columns = np.zeros((2, grid.columns), np.int64)
         blocks = -(-grid.columns // self.block) if block else 0
         self.blocks = np.zeros((2, grid.rows if block else 0, blocks), np.uint16)
+        self.tokens = np.zeros((grid.rows, grid.columns), np.int16) if tokens is None else tokens
 
-    def add(self, tokens: np.ndarray, wave: int, row_stride: int = 1) -> None:
+    def add(self, tokens: np.ndarray, wave: tuple[int, int], row_stride: int = 1) -> None:
         """Take in the tokens [O, W] of a wave; blocks only in every `row_stride`-th row."""
-        stride, offset = WAVES[wave]
-        _add(tokens, stride, offset, self.rows, self.columns, self.blocks, self.block, row_stride)
+        _add(tokens, self.tokens, *wave, self.rows, self.columns, self.blocks, self.block, row_stride)
 
-    def classes(self, wave: int, rule: Rule, row_stride: int = 1) -> np.ndarray:
+    def classes(self, wave: tuple[int, int], rule: Rule, row_stride: int = 1) -> np.ndarray:
         """The class of every position of a wave, row by row, uint8 [wave size]. With a row stride, only
         every so many rows (to compare rules on a sample)."""
         grid = self.grid
-        stride, offset = WAVES[wave]
+        stride, offset = wave
         rows = range(0, grid.rows, row_stride)
         size = grid.wave_size(wave) if row_stride == 1 else len(rows) * (-(-grid.columns // stride))
         out = np.zeros(size, np.uint8)
         total, count = int(self.rows[0].sum()), int(self.rows[1].sum())
         if not count:
-            out[:] = CLASSES // 2
+            out[:] = SCALES // 2 * rule.strengths
             return out
         mean = max((total << _FINE) // count, 1)
         by_channel = self.columns.reshape(2, -1, grid.places).sum(2)
@@ -110,6 +96,12 @@ class Known:
             out, row_term, column_term, self.blocks, grid.columns, self.block, mean, rule.trust, rule.width,
             stride, offset, row_stride, LOG2, EXP2,
         )  # fmt: skip
+        if rule.sign:
+            level = _log2(mean, LOG2)
+            _signs(
+                out, self.tokens, grid.places, grid.line, rule.sign, rule.width, level,
+                stride, offset, row_stride, LOG2,
+            )  # fmt: skip
         return out[:n]
 
 
@@ -138,12 +130,13 @@ def _logs(values, table):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _add(tokens, stride, offset, rows, columns, blocks, block, row_stride):  # type: ignore[no-untyped-def]
+def _add(tokens, known, stride, offset, rows, columns, blocks, block, row_stride):  # type: ignore[no-untyped-def]
     for r in range(tokens.shape[0]):
         blocked = blocks.shape[1] > 0 and r % row_stride == 0
         row_sum = 0
         n = 0
         for c in range((offset - 5 * r) % stride, tokens.shape[1], stride):
+            known[r, c] = tokens[r, c]
             size = min(abs(tokens[r, c]), 255)
             row_sum += size
             n += 1
@@ -183,39 +176,41 @@ def _classes(  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(cache=True, nogil=True)
-def gather(tokens, classes, starts, low, stride, offset):  # type: ignore[no-untyped-def]
-    """Tokens of a wave less `low`, class by class, int32; `starts` says where each class begins."""
-    out = np.empty(classes.size, np.int32)
-    n = 0
-    for r in range(tokens.shape[0]):
-        for c in range((offset - 5 * r) % stride, tokens.shape[1], stride):
-            at = starts[classes[n]]
-            out[at] = tokens[r, c] - low
-            starts[classes[n]] = at + 1
-            n += 1
-    return out
+@njit(cache=True, nogil=True, inline="always")
+def _beside(tokens, r, c, places, line):  # type: ignore[no-untyped-def]
+    """Sums over the known direct neighbours, and over those further away: the whole slice, or two steps."""
+    near, far = 0, 0
+    if places > 1:
+        k = c % places
+        near += tokens[r, c - 1] if k % line > 0 else 0
+        near += tokens[r, c + 1] if k % line + 1 < line else 0
+        near += tokens[r, c - line] if k >= line else 0
+        near += tokens[r, c + line] if k + line < places else 0
+        for i in range(c - k, c - k + (places if places <= 64 else 0)):
+            far += tokens[r, i]
+    else:
+        height, width = tokens.shape
+        near += tokens[r, c - 1] if c > 0 else 0
+        near += tokens[r, c + 1] if c + 1 < width else 0
+        near += tokens[r - 1, c] if r > 0 else 0
+        near += tokens[r + 1, c] if r + 1 < height else 0
+        far += tokens[r, c - 2] if c > 1 else 0
+        far += tokens[r, c + 2] if c + 2 < width else 0
+        far += tokens[r - 2, c] if r > 1 else 0
+        far += tokens[r + 2, c] if r + 2 < height else 0
+    return near, far
 
 
 @njit(cache=True, nogil=True)
-def scatter(tokens, symbols, classes, starts, low, stride, offset):  # type: ignore[no-untyped-def]
-    """The inverse of `gather`, into `tokens`."""
-    n = 0
-    for r in range(tokens.shape[0]):
-        for c in range((offset - 5 * r) % stride, tokens.shape[1], stride):
-            at = starts[classes[n]]
-            tokens[r, c] = symbols[at] + low
-            starts[classes[n]] = at + 1
-            n += 1
-
-
-@njit(cache=True, nogil=True)
-def tally(tokens, classes, low, size, stride, offset, row_stride):  # type: ignore[no-untyped-def]
-    """How often each token occurs in each class of a wave, int64 [CLASSES, size]."""
-    counts = np.zeros((24, size), np.int64)
+def _signs(out, tokens, places, line, sign, step, level, stride, offset, row_stride, log_table):  # type: ignore[no-untyped-def]
     n = 0
     for r in range(0, tokens.shape[0], row_stride):
         for c in range((offset - 5 * r) % stride, tokens.shape[1], stride):
-            counts[classes[n], tokens[r, c] - low] += 1
+            near, far = _beside(tokens, r, c, places, line)
+            total = 4 * near + 2 * (sign - 1) * far
+            strength = 0
+            if total != 0:
+                log = _log2(abs(total) << 6, log_table) - level - ((np.int64(out[n]) - 12) << step)
+                strength = min(max((log + 48) >> 5, 0), 3)
+            out[n] = out[n] * 4 + strength + (128 if strength > 0 and total < 0 else 0)
             n += 1
-    return counts

@@ -7,13 +7,13 @@ CATEGORICAL, LAPLACE, GAUSS: one static table (see `tables`). CONTEXTS: see `con
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from plisse.bitstream import contextcoder
 from plisse.bitstream.bits import DIRECT, fold, pack, packed_size, unfold, unpack
 from plisse.bitstream.bytesreader import BytesReader, signed_varint, sized
 from plisse.bitstream.entropy import PartsDecoder, encode_parts
 from plisse.bitstream.tables import EXPLICIT, GAUSS, LAPLACE, fit_static, read_static, total_bits
+from plisse.bitstream.waves import histogram
 from plisse.errors import FormatError
 
 CONSTANT, RAW, CATEGORICAL, LAPLACIAN, GAUSSIAN, CONTEXTS, PLANES = range(7)
@@ -116,16 +116,15 @@ def _coded(values: np.ndarray, low: int, high: int, shape: tuple[int, ...] | Non
     shifted = values - values.dtype.type(centre) if centre and small else values
     tokens, extra = fold(shifted if small else values.astype(np.int64) - centre)
     left, right = -int(tokens.min()), int(tokens.max())
-    counts = _histogram(tokens, -left, left + right + 1)
+    counts = histogram(tokens, -left, left + right + 1)
     statics = fit_static(counts, left, tuple(FORMS.values()))
     large = max(left, right) >= DIRECT
     head = signed_varint(centre) + (sized(extra) if large else b"")
     sizes = {code: total_bits(s, counts) / 8 + len(head) for code, s in zip(FORMS, statics, strict=True)}
     written: list[bytes] = []
     if shape is not None and len(shape) > 1 and values.size >= FEWEST_FOR_CONTEXTS:
-        prior = min(statics, key=lambda static: total_bits(static, counts // 16))
-        best = contextcoder.plan(tokens, shape, prior)
-        sizes[CONTEXTS] = best.bits / 8 + len(head) + 8 + prior.n_bytes()
+        best = contextcoder.plan(tokens, shape, counts, left)
+        sizes[CONTEXTS] = best.bits / 8 + len(head) + 8 + best.static.n_bytes()
     slack = 4 + (0.01 * min(sizes.values()))
     for code in sorted(sizes, key=lambda code: sizes[code]):
         if sizes[code] > min(*sizes.values(), limit) + slack or (written and values.size > _LARGE):
@@ -173,11 +172,3 @@ def _centre(values: np.ndarray, low: int, high: int) -> int:
     if low <= 0 <= high and 4 * np.count_nonzero(sample == 0) >= 3 * counts.max():
         return 0
     return int(sample[sample.size // 2])
-
-
-@njit(cache=True, nogil=True)
-def _histogram(tokens, low, size):  # type: ignore[no-untyped-def]
-    counts = np.zeros(size, np.int64)
-    for token in tokens:
-        counts[token - low] += 1
-    return counts
