@@ -8,7 +8,7 @@ that one, and encoder and decoder agree because all of it is integer arithmetic 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -63,7 +63,8 @@ def learned(counts: np.ndarray, static: Static, base: np.ndarray, how: Learning)
 @dataclass(frozen=True, eq=False)
 class Plan:
     """All that it takes to write a tensor with contexts. counts: [waves, classes, A]; symbols: per wave,
-    sorted by class; before: counts summed over earlier waves; bits: without the head."""
+    sorted by class; before: counts summed over earlier waves; tables: [classes, A] per wave;
+    bits: without the head."""
 
     static: Static
     rule: Rule
@@ -71,11 +72,12 @@ class Plan:
     counts: np.ndarray
     before: np.ndarray
     symbols: list[np.ndarray]
-    bits: float
+    tables: list[np.ndarray] = field(default_factory=list)
+    bits: float = float("inf")
 
     def to_bytes(self) -> bytes:
         parts = []
-        for tables, counts, symbols in zip(self.tables(self.how), self.counts, self.symbols, strict=True):
+        for tables, counts, symbols in zip(self.tables, self.counts, self.symbols, strict=True):
             ends = counts.sum(1).cumsum()
             parts += [
                 (symbols[end - size : end], table)
@@ -85,7 +87,7 @@ class Plan:
         head = _head_bytes(self.static.form, self.rule, self.how) + self.static.to_bytes()
         return head + encode_parts(parts)
 
-    def tables(self, how: Learning, every: int = 1) -> list[np.ndarray]:
+    def _tables(self, how: Learning, every: int = 1) -> list[np.ndarray]:
         base = self.static.table()
         return [learned(counts, self.static, base, how) for counts in self.before[::-every][::-1]]
 
@@ -99,11 +101,12 @@ class Plan:
                 if (other_bits := self._bits(other, _SPARSE)) >= bits:
                     break
                 best, bits = other, other_bits
-        return replace(self, how=best, bits=self._bits(best))
+        tables = self._tables(best)
+        bits = sum(map(code_length, self.counts, tables))
+        return replace(self, how=best, tables=tables, bits=bits)
 
-    def _bits(self, how: Learning, every: int = 1) -> float:
-        counts = self.counts[::-every][::-1]
-        return sum(code_length(c, t) for c, t in zip(counts, self.tables(how, every), strict=True))
+    def _bits(self, how: Learning, every: int) -> float:
+        return sum(map(code_length, self.counts[::-every][::-1], self._tables(how, every)))
 
 
 def plan(tokens: np.ndarray, shape: tuple[int, ...], counts: np.ndarray, left: int) -> Plan:
@@ -248,4 +251,4 @@ def _worked_out(matrix: np.ndarray, grid: Grid2d, static: Static, rule: Rule) ->
         known.add(matrix, wave, 1)
     stacked = np.stack(all_counts)
     before = stacked.cumsum(0) - stacked
-    return Plan(static, rule, Learning(8, False), stacked, before, all_symbols, float("inf"))
+    return Plan(static, rule, Learning(8, False), stacked, before, all_symbols)
