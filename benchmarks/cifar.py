@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.record import write
 from plisse.compress.compress import compress
 from plisse.compress.result import Result
-from plisse.data.folder import require
+from plisse.data.folder import data_set
 from plisse.networks.open import open_model
 from plisse.train.evaluate import evaluate, paired
 from plisse.train.task import Task
@@ -30,7 +30,7 @@ SMALL = ((8.0, 0), (20.0, 60))
 
 def point(task: Task, ratio: float, steps: int) -> dict[str, Any]:
     """Compress to 1/ratio of the bytes and score on both sets."""
-    model = open_model("resnet20", weights=str(require("models/cifar10_resnet20.safetensors")))
+    model = open_model("resnet20", weights=data_set("models", "cifar10_resnet20.safetensors"))
     start = time.perf_counter()
     result = compress(model, task, budget=f"bytes={1 / ratio:.6f}x", finetune_steps=steps)
     seconds = time.perf_counter() - start

@@ -36,6 +36,7 @@ class Run:
 
     task: what the steps see (with the original as teacher). strict: a step that saves nothing is an error.
     allow: factories that may build the skeleton. say: told what is being done. notes: go into the file.
+    repeats: timed passes of each network.
     """
 
     original: nn.Module
@@ -45,6 +46,7 @@ class Run:
     allow: tuple[str, ...]
     say: Callable[[str], None]
     notes: Mapping[str, Any]
+    repeats: int = 15
     rows: list[StepRow] = dataclasses.field(default_factory=list)
 
     def start(self, score: float) -> Cost:
@@ -82,7 +84,9 @@ class Run:
         in the first row times the ratio, so that the rows of one run compare."""
         length = self.written(model) if written is None else written
         found = measure(baked(model), self.task.example, written=length, timed=False)
-        times = interleaved({"original": self.original, "now": model}, self.task.example)
+        times = interleaved(
+            {"original": self.original, "now": model}, self.task.example, repeats=self.repeats
+        )
         unit = (self.rows[0].cost.latency or 0.0) / times["original"].median
         return dataclasses.replace(
             found, latency=unit * times["now"].median, latency_spread=unit * times["now"].spread

@@ -1,9 +1,10 @@
 """How much each weight matters and what each choice costs: the table that a byte budget is spent by.
 
-For every weight tensor and every step size the table holds the bytes that the coder writes and the
-divergence from the original network's outputs that this tensor alone causes. Divergence is measured at a few
-anchor steps with unlabelled calibration batches and interpolated between them as a power law of the squared
-error; it is summed over tensors, as in HAWQ-V3 (Yao et al. 2021) and CalibTIP (Hubara et al. 2021).
+For every weight tensor and every step size the table holds the bytes that the coder writes (without contexts,
+which take time and save about the same share everywhere) and the divergence from the original outputs that
+this tensor alone causes. Divergence is measured at a few anchor steps with unlabelled calibration batches and
+interpolated between them as a power law of the squared error; it is summed over tensors, as in HAWQ-V3 (Yao et
+al. 2021) and CalibTIP (Hubara et al. 2021).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plisse.bitstream.tensors import encode_tensor
+from plisse.bitstream.symbols import encode_symbols
 from plisse.compress.quantize.rated import RateQuantize
 from plisse.core import modules
 from plisse.core.batch import Batch, call
@@ -25,7 +26,7 @@ from plisse.cost.allocate import Choices, lower_hull, solve
 from plisse.errors import BudgetError
 from plisse.train.task import Task
 
-RATIOS = tuple(2.0 ** (k / 2) for k in range(-9, 4))
+RATIOS = tuple(2.0 ** (k / 2) for k in (-28, -20, -15, -12, *range(-10, 4)))
 ANCHORS = (-5, -2, 0, 2, 3)
 FLOOR = 1e-12
 
@@ -108,7 +109,7 @@ def rate_table(
         rms = max(float(weights[name].square().mean().sqrt()), FLOOR)
         stored = [scalar.quantized(Plain(weights[name]), rms * ratio).stored() for ratio in ratios]
         errors = np.array([_squared_error(weights[name], each) for each in stored])
-        lengths = [len(encode_tensor(each)) for each in stored]
+        lengths = [len(encode_symbols(each.symbols.reshape(-1))) for each in stored]
         divergence = _divergence_of(probe, name, stored, errors, ratios, batches, reference, task)
         modules.set_tensor(probe, name, weights[name])
         rows.append(([rms * ratio for ratio in ratios], lengths, divergence))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -59,7 +58,9 @@ def launch(fabric: Fabric, work: Callable[[Fabric], None]) -> None:
     port = os.environ.get(PORT)
     try:
         failure = fabric.launch(partial(_attempt, work))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except PlisseError:
+        raise
+    except Exception as error:  # what cannot be sent fails with one of several types; the text tells
         if "pickle" not in str(error):
             raise
         raise InputError(
