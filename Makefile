@@ -20,7 +20,7 @@ test: test-quick
 	$(BIN)/python -m pytest -m slow
 
 test-quick: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 check: $(STAMP)
 	$(BIN)/ruff check .

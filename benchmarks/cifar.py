@@ -12,10 +12,11 @@ Sizes are lengths of the files as written, everything included; scores are those
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from typing import Any
 
-from benchmarks.record import write
+from benchmarks.record import RESULTS, write
 from plisse.compress.compress import compress
 from plisse.compress.result import Result
 from plisse.data.folder import data_set
@@ -70,17 +71,24 @@ def interval(difference: Any) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="two points, a minute")
-    parser.add_argument("--only", type=float, help="one ratio of the curve")
+    parser.add_argument("--only", type=float, help="run one ratio of the curve again")
     chosen = parser.parse_args()
     task = open_task("cifar10")
-    rows = []
+    name = "cifar_small" if chosen.small else "cifar"
+    rows = [row for row in read(name) if chosen.only and row["ratio_asked"] != chosen.only]
     for ratio, steps in SMALL if chosen.small else POINTS:
         if chosen.only and ratio != chosen.only:
             continue
         rows.append(point(task, ratio, steps))
         print(rows[-1], flush=True)
-        name = "cifar_small" if chosen.small or chosen.only else "cifar"
+        rows.sort(key=lambda row: row["ratio_asked"])
         write(name, {"network": "resnet20", "points": rows})
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The points of an earlier run, none without one."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["points"] if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -15,6 +15,12 @@ def test_every_public_name_resolves_and_is_documented(name: str) -> None:
         assert (value.__doc__ or "").strip(), f"{name} has no docstring"
 
 
+def test_compress_is_callable_whatever_was_imported_before() -> None:
+    code = "import plisse, plisse.compress.step; plisse.FineTune; plisse.compress(None, None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "InputError: got neither a budget nor a recipe" in done.stderr
+
+
 def test_unknown_names_raise_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing_of_that_name"):
         _ = plisse.nothing_of_that_name

@@ -3,8 +3,8 @@
 For every weight tensor and every step size the table holds the bytes that the coder writes (without contexts,
 which take time and save about the same share everywhere) and the divergence from the original outputs that
 this tensor alone causes. Divergence is measured at a few anchor steps with unlabelled calibration batches and
-interpolated between them as a power law of the squared error; it is summed over tensors, as in HAWQ-V3 (Yao et
-al. 2021) and CalibTIP (Hubara et al. 2021).
+interpolated between them as a power law of the squared error; it is summed over tensors, as in HAWQ-V3 (Yao
+et al. 2021) and CalibTIP (Hubara et al. 2021).
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from plisse.errors import BudgetError
 from plisse.train.task import Task
 
 RATIOS = tuple(2.0 ** (k / 2) for k in (-28, -20, -15, -12, *range(-10, 4)))
+"""Candidate steps, in root mean squares of the tensor; beyond the last, a tensor is nearly all zeros."""
+
 ANCHORS = (-5, -2, 0, 2, 3)
+"""Where divergence is measured, in half powers of two."""
+
 FLOOR = 1e-12
 
 Progress = Callable[[Iterable[str]], Iterable[str]]
@@ -85,14 +89,12 @@ def rate_table(
     task: Task,
     *,
     dead_zone: float = 0.0,
-    max_ratio: float = RATIOS[-1],
     n_batches: int = 2,
     progress: Progress = lambda names: names,
 ) -> RateTable:
     """Measure the table for every weight tensor of `model` (which is left as it was).
 
-    dead_zone: of the scalar grid that is measured (compress/quantize/rated).
-    max_ratio: the coarsest step, as a multiple of the tensor's root mean square. Costs one encoding per
+    dead_zone: of the scalar grid that is measured (compress/quantize/rated). Costs one encoding per
     tensor and step, and one pass over `n_batches` calibration batches per tensor and anchor.
     """
     probe = modules.clone(plain(model)).eval()
@@ -102,17 +104,16 @@ def rate_table(
         modules.set_tensor(probe, name, weight)
     batches = [task.calibration[i] for i in range(min(n_batches, len(task.calibration)))]
     reference = _outputs(probe, batches)
-    ratios = [ratio for ratio in RATIOS if ratio <= max_ratio * 1.0001]
     scalar = RateQuantize({}, dead_zone=dead_zone)
     rows = []
     for name in progress(names):
         rms = max(float(weights[name].square().mean().sqrt()), FLOOR)
-        stored = [scalar.quantized(Plain(weights[name]), rms * ratio).stored() for ratio in ratios]
+        stored = [scalar.quantized(Plain(weights[name]), rms * ratio).stored() for ratio in RATIOS]
         errors = np.array([_squared_error(weights[name], each) for each in stored])
         lengths = [len(encode_symbols(each.symbols.reshape(-1))) for each in stored]
-        divergence = _divergence_of(probe, name, stored, errors, ratios, batches, reference, task)
+        divergence = _divergence_of(probe, name, stored, errors, batches, reference, task)
         modules.set_tensor(probe, name, weights[name])
-        rows.append(([rms * ratio for ratio in ratios], lengths, divergence))
+        rows.append(([rms * ratio for ratio in RATIOS], lengths, divergence))
     steps, lengths_all, divergences = (np.array(column) for column in zip(*rows, strict=True))
     return RateTable(names, steps, lengths_all, divergences)
 
@@ -122,13 +123,12 @@ def _divergence_of(
     name: str,
     stored: list[Stored],
     errors: np.ndarray,
-    ratios: list[float],
     batches: list[Batch],
     reference: list[Tensor],
     task: Task,
 ) -> np.ndarray:
     """Divergence at every ratio: measured at anchors, interpolated in log error, proportional below."""
-    anchors = [i for i, ratio in enumerate(ratios) if round(2 * np.log2(ratio)) in ANCHORS]
+    anchors = [i for i, ratio in enumerate(RATIOS) if round(2 * np.log2(ratio)) in ANCHORS]
     measured = []
     for i in anchors:
         modules.set_tensor(probe, name, torch.from_numpy(stored[i].values().copy()))

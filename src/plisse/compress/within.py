@@ -26,9 +26,6 @@ from plisse.cost.budget import Budget, Cost
 from plisse.errors import BudgetError
 from plisse.train.task import Task
 
-MAX_RATIO = 2.0
-"""Coarsest step as a multiple of a tensor's root mean square; beyond, a tensor is nearly all zeros."""
-
 DEAD_ZONE = 0.1
 TRAINED_MARGIN = 0.985
 LATENCY_MARGIN = 0.93
@@ -87,7 +84,6 @@ def plan_bytes(
         model,
         task,
         dead_zone=DEAD_ZONE if training else 0.0,
-        max_ratio=MAX_RATIO,
         progress=progress,
     )
     target = bound * TRAINED_MARGIN if training else bound
