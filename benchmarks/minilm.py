@@ -17,7 +17,7 @@ from plisse.networks.open import open_model
 from plisse.train.task import Task
 from plisse.train.tasks import open_task
 
-BUDGETS = (17.0, 12.0, 10.0, 8.5, 7.0)
+BUDGETS = (12.0, 8.5, 6.5)
 SMALL = (8.5,)
 
 

@@ -134,9 +134,10 @@ def short(step: Step) -> str:
 
 
 def _saved_nothing(before: Cost, after: Cost) -> bool:
+    """Neither bytes nor MACs went down, nor time by more than both spreads together."""
     faster = (
         before.latency is not None
         and after.latency is not None
-        and after.latency < before.latency - (before.latency_spread or 0.0)
+        and after.latency < before.latency - (before.latency_spread or 0.0) - (after.latency_spread or 0.0)
     )
     return not (after.bytes < before.bytes or after.macs < before.macs or faster)

@@ -90,10 +90,10 @@ def plan_bytes(
     quantize = _fill(model, task, table, target, bound, written, trained=training is not None)
     quantized = quantize(model, task)
     coded = coded_bytes(quantized)
-    overhead = written(_finished(quantized, task)) - coded
+    overhead = written(finishing(model)(quantized, task)) - coded
     repair = replace(training, hold=coded) if training else BiasCorrection()
-    steps: list[Step] = [quantize, repair, AbsorbStatistics(), CompactSmall()]
-    return Plan(tuple(steps), _frontier(table, overhead, bound))
+    plan = chain(quantize, repair, finishing(model))
+    return Plan(plan.steps, _frontier(table, overhead, bound))
 
 
 def shrink_within(network: nn.Module, bound: float, written: Written) -> nn.Module:
@@ -137,7 +137,7 @@ def _fill(
     floor = float(table.bytes.min(axis=1).sum())
     for _ in range(TRIES):
         quantize = _quantize(table.choose(max(share, floor)), trained)
-        total = written(_finished(quantize(model, task), task))
+        total = written(finishing(model)(quantize(model, task), task))
         least = min(least, total)
         if total <= target and (best is None or total > best[0]):
             best = (total, quantize)
@@ -160,8 +160,11 @@ def _quantize(steps: dict[str, float], trained: bool) -> RateQuantize:
     return RateQuantize(steps, rounding="trellis")
 
 
-def _finished(network: nn.Module, task: Task) -> nn.Module:
-    return chain(AbsorbStatistics(), CompactSmall())(network, task)
+def finishing(model: nn.Module) -> Step:
+    """The steps that bring what is not a weight matrix to few bytes, as far as `model` has it."""
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return chain(AbsorbStatistics(), CompactSmall())
+    return CompactSmall()
 
 
 def _frontier(table: RateTable, overhead: float, bound: float) -> tuple[FrontierPoint, ...]:
