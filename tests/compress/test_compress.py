@@ -16,8 +16,10 @@ from plisse.compress.prune.patterns import Channels
 from plisse.compress.prune.prune import Prune
 from plisse.compress.result import Result
 from plisse.compress.step import chain
-from plisse.core.batch import call
+from plisse.core.batch import Inputs, call
 from plisse.core.origin import Origin, with_origin
+from plisse.core.reparam import baked
+from plisse.cost.macs import count_macs
 from plisse.cost.measure import Timing
 from plisse.errors import BudgetError, GraphError, InputError, SavedNothingError, WeightsError
 from plisse.networks.build import build
@@ -104,6 +106,26 @@ def test_a_budget_on_macs_cuts_channels_and_the_file_rebuilds_them(model: nn.Mod
     assert torch.equal(
         call(modelfile.loads(result.data, build), task.example), call(result.model, task.example)
     )
+
+
+def by_macs(networks: dict[str, nn.Module], example: Inputs, repeats: int) -> dict[str, Timing]:
+    """A clock that needs a nanosecond for a multiply-add."""
+    return {
+        name: Timing(1e-9 * count_macs(baked(net), example), 0.0, repeats, 1)
+        for name, net in networks.items()
+    }
+
+
+def test_a_budget_on_time_cuts_channels_and_folds_norms(
+    model: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plisse.compress.run.interleaved", by_macs)
+    result = compress(model, task, budget="latency=0.6x", finetune_steps=30)
+    assert result.before.latency is not None
+    assert result.after.latency is not None
+    assert 0.3 * result.before.latency < result.after.latency <= 0.6 * result.before.latency
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in result.model.modules())
+    assert result.difference.value >= -0.05
 
 
 def test_an_impossible_budget_names_the_closest(model: nn.Module, task: Task) -> None:

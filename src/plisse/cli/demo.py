@@ -19,7 +19,7 @@ from plisse.errors import OutputError, PlisseError
 if TYPE_CHECKING:
     from plisse.compress.result import Result
 
-NETWORK, TASK, BUDGET = "digits_cnn", "digits", "bytes=0.1x"
+NETWORK, TASK, BUDGET = "digits_cnn", "digits", "bytes=0.05x"
 TRAINING_STEPS = 600
 FINETUNE_STEPS = 300
 FINETUNE_LR = 0.02
@@ -35,7 +35,7 @@ def demo(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train a small network on digits, make its file ten times smaller, and read it back in a new process.
+    """Train a small network on digits, make its file twenty times smaller, and read it back in a new process.
 
     Needs no data and no network connection. Writes digits.plisse, report.html and record.json.
     """
