@@ -25,6 +25,9 @@ from plisse.errors import BudgetError, InputError
 from plisse.train.evaluate import evaluate, paired
 from plisse.train.task import Task
 
+PROBES, FINAL_REPEATS = 31, 61
+"""Timed passes while searching for a width, and of the finished file."""
+
 Progress = Callable[[Iterable[str]], Iterable[str]]
 
 
@@ -69,7 +72,7 @@ def compress(
     done, frontier = _run_steps(run, bounds, recipe, training, before, progress)
     data = run.data(run.model)
     decoded = run.decoded(data)
-    after = run.cost(decoded, len(data))
+    after = run.cost(decoded, len(data), FINAL_REPEATS)
     if bounds:
         _check(bounds, after, before)
     score_after = evaluate(decoded, task)
@@ -119,7 +122,7 @@ def _run_structure(run: Run, bounds: Budget, training: FineTune | None, before: 
     """Cut channels where a bound asks for it, repair by training, and fold batch norm where time counts."""
     fold: list[Step] = [FoldBatchNorm()] if bounds.latency else []
     cut = structure_within(
-        run.model, run.task, bounds, before, lambda net: run.cost(chain(*fold)(net, run.task))
+        run.model, run.task, bounds, before, lambda net: run.cost(chain(*fold)(net, run.task), repeats=PROBES)
     )
     if cut is None:
         return []

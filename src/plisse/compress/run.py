@@ -29,6 +29,9 @@ from plisse.train.task import Task
 REPAIRS = (FineTune, ReestimateNorm, BiasCorrection)
 """Steps that are there for the score; nobody expects them to save anything."""
 
+REPEATS = 15
+"""Timed passes of each network for a row of the table."""
+
 
 @dataclasses.dataclass
 class Run:
@@ -36,7 +39,6 @@ class Run:
 
     task: what the steps see (with the original as teacher). strict: a step that saves nothing is an error.
     allow: factories that may build the skeleton. say: told what is being done. notes: go into the file.
-    repeats: timed passes of each network.
     """
 
     original: nn.Module
@@ -46,7 +48,6 @@ class Run:
     allow: tuple[str, ...]
     say: Callable[[str], None]
     notes: Mapping[str, Any]
-    repeats: int = 15
     rows: list[StepRow] = dataclasses.field(default_factory=list)
 
     def start(self, score: float) -> Cost:
@@ -79,14 +80,12 @@ class Run:
                 hint="leave the step out, or drop --strict",
             )
 
-    def cost(self, model: nn.Module, written: int | None = None) -> Cost:
+    def cost(self, model: nn.Module, written: int | None = None, repeats: int = REPEATS) -> Cost:
         """Cost of `model`. It is timed in turns with the original, and its seconds are those of the original
-        in the first row times the ratio, so that the rows of one run compare."""
+        in the first row times the ratio, so that the rows of one run compare. repeats: timed passes."""
         length = self.written(model) if written is None else written
         found = measure(baked(model), self.task.example, written=length, timed=False)
-        times = interleaved(
-            {"original": self.original, "now": model}, self.task.example, repeats=self.repeats
-        )
+        times = interleaved({"original": self.original, "now": model}, self.task.example, repeats=repeats)
         unit = (self.rows[0].cost.latency or 0.0) / times["original"].median
         return dataclasses.replace(
             found, latency=unit * times["now"].median, latency_spread=unit * times["now"].spread
