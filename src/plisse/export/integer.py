@@ -22,7 +22,7 @@ from plisse.core.batch import Inputs, call, map_inputs
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import baked
 from plisse.errors import ExportError, InputError
-from plisse.export.onnx import OPSET, check, onnx_bytes
+from plisse.export.onnx import OPSET, check, has_sequences, onnx_bytes
 from plisse.export.report import ExportReport
 from plisse.export.session import feeds, open_session, optional, relative_difference, runner, silence
 
@@ -39,6 +39,10 @@ INTEGER = (
     "DynamicQuantizeMatMul",
 )
 
+TEXT = ["MatMul", "Gemm", "Gather"]
+"""What is quantized in networks over token symbols. Ranges of activations are found anew for every input
+(dynamic quantization): outliers of a few channels and attention masks leave no static range that fits."""
+
 
 def to_integer_onnx(
     model: nn.Module,
@@ -50,6 +54,8 @@ def to_integer_onnx(
     least_snr: float = LEAST_SNR,
 ) -> ExportReport:
     """Write `model` as an integer ONNX file and check that it runs in integers and agrees with the network.
+
+    Networks over images get static ranges (QDQ); networks over token symbols get theirs at run time.
 
     calibration: inputs (without targets) from which the ranges of activations are read; a few batches do.
     ranges: "minmax" covers everything seen; "percentile" cuts 0.001 % off, for activations with outliers.
@@ -65,7 +71,8 @@ def to_integer_onnx(
     floating = onnx_bytes(unrounded, example, OPSET)
     check(floating, unrounded, example)
     with tempfile.TemporaryDirectory() as folder, silence():
-        data = _quantized(floating, batches, Path(folder), ranges)
+        quantized = _dynamic if has_sequences(example) else _static
+        data = quantized(floating, batches, Path(folder), ranges)
         operators = integer_operators(data, Path(folder))
     if not operators:
         raise ExportError(
@@ -107,12 +114,9 @@ class _Reader:
         self.waiting: Iterator[dict[str, Any]] = iter([feeds(batch, self.known) for batch in self.batches])
 
 
-def _quantized(floating: bytes, batches: list[Inputs], folder: Path, ranges: Range) -> bytes:
-    quantization = optional("onnxruntime.quantization")
-    shape_inference = optional("onnxruntime.quantization.shape_inference")
-    plain, prepared, result = (folder / f"{name}.onnx" for name in ("plain", "prepared", "result"))
-    plain.write_bytes(floating)
-    shape_inference.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+def _static(floating: bytes, batches: list[Inputs], folder: Path, ranges: Range) -> bytes:
+    """QDQ: unsigned activations with ranges from calibration, signed weights with a scale per channel."""
+    quantization, prepared, result = _prepared(floating, folder)
     session = open_session(prepared)
     methods = quantization.CalibrationMethod
     quantization.quantize_static(
@@ -127,6 +131,28 @@ def _quantized(floating: bytes, batches: list[Inputs], folder: Path, ranges: Ran
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
     return result.read_bytes()
+
+
+def _dynamic(floating: bytes, batches: list[Inputs], folder: Path, ranges: Range) -> bytes:
+    """Signed weights with a scale per channel; activations get their range at run time."""
+    quantization, prepared, result = _prepared(floating, folder)
+    quantization.quantize_dynamic(
+        str(prepared),
+        str(result),
+        op_types_to_quantize=TEXT,
+        per_channel=True,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    return result.read_bytes()
+
+
+def _prepared(floating: bytes, folder: Path) -> tuple[Any, Path, Path]:
+    """ONNX Runtime's quantizer, the file made ready for it, and where its result goes."""
+    shape_inference = optional("onnxruntime.quantization.shape_inference")
+    plain, prepared, result = (folder / f"{name}.onnx" for name in ("plain", "prepared", "result"))
+    plain.write_bytes(floating)
+    shape_inference.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    return optional("onnxruntime.quantization"), prepared, result
 
 
 def _compared(

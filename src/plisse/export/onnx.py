@@ -35,7 +35,8 @@ def to_onnx(
 ) -> ExportReport:
     """Write `model` as one ONNX file with its weights inside and a free batch axis, checked by ONNX Runtime.
 
-    example: inputs of one batch; axis 0 of every input and of the output is the batch. Inputs are named
+    example: inputs of one batch; axis 0 of every input and of the output is the batch. Where the inputs are
+    token symbols (a dictionary of integers [N, T]), axis 1 is free too. Inputs are named
     "input", by the keys of a dictionary, or "input_0", "input_1", ...; the output is "output". opset: of
     ONNX, 17 and up. Activation quantizers are exported as the rounding that they do; `to_integer_onnx`
     exports for integer kernels.
@@ -70,14 +71,18 @@ def onnx_bytes(model: nn.Module, example: Inputs, opset: int = OPSET) -> bytes:
 
 
 def check(data: bytes, model: nn.Module, example: Inputs, tolerance: float = TOLERANCE) -> float:
-    """The largest relative difference between file and network, on `example` and on a batch of another size.
+    """The largest relative difference between file and network, on `example`, on a batch of another size and,
+    for token symbols, on sequences of another length.
 
     Raises ExportError above `tolerance`.
     """
     network = modules.clone(baked(model)).cpu().eval()
     session = open_session(data)
     worst = 0.0
-    for inputs in (example, map_inputs(example, lambda tensor: torch.cat([tensor, tensor[:1]]))):
+    variants = [example, map_inputs(example, lambda tensor: torch.cat([tensor, tensor[:1]]))]
+    if has_sequences(example):
+        variants.append(map_inputs(example, lambda tensor: torch.cat([tensor, tensor[:, -1:]], 1)))
+    for inputs in variants:
         inputs = map_inputs(inputs, lambda tensor: tensor.cpu())
         with torch.inference_mode():
             reference = call(network, inputs)
@@ -85,8 +90,8 @@ def check(data: bytes, model: nn.Module, example: Inputs, tolerance: float = TOL
             found = runner(session)(inputs)
         except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
             raise ExportError(
-                f"ONNX Runtime refuses a batch of {len(tensors_of(inputs)[0])}: {str(error)[:200]}",
-                expected="a network for which the batch size is free",
+                f"ONNX Runtime refuses inputs of {tuple(tensors_of(inputs)[0].shape)}: {str(error)[:200]}",
+                expected="a network for which batch size and sequence length are free",
             ) from error
         worst = max(worst, relative_difference(reference, found))
     if worst > tolerance:
@@ -98,12 +103,23 @@ def check(data: bytes, model: nn.Module, example: Inputs, tolerance: float = TOL
     return worst
 
 
+def has_sequences(example: Inputs) -> bool:
+    """Whether the inputs are token symbols: a dictionary of integers [N, T] of one shape."""
+    return isinstance(example, dict) and all(
+        tensor.dim() == 2
+        and not tensor.is_floating_point()
+        and tensor.shape == next(iter(example.values())).shape
+        for tensor in example.values()
+    )
+
+
 class _Positional(nn.Module):
     """The network with its inputs as positional tensors and its main output alone."""
 
     def __init__(self, model: nn.Module, example: Inputs) -> None:
         super().__init__()
         self.model = model
+        self.has_sequences = has_sequences(example)
         self.names = input_names(example) if isinstance(example, dict) else None
         self.single = isinstance(example, Tensor)
 
@@ -114,10 +130,13 @@ class _Positional(nn.Module):
 
 
 def _exported(
-    network: nn.Module, tensors: tuple[Tensor, ...], names: list[str], opset: int, dynamo: bool
+    network: _Positional, tensors: tuple[Tensor, ...], names: list[str], opset: int, dynamo: bool
 ) -> bytes:
     """One ONNX file by torch's tracing exporter, or by the one over torch.export (dynamo)."""
-    axes = {name: {0: "batch"} for name in [*names, OUTPUT]}
+    free = {0: "batch", 1: "sequence"} if network.has_sequences else {0: "batch"}
+    axes = {**dict.fromkeys(names, free), OUTPUT: {0: "batch"}}
+    if network.has_sequences and network(*tensors).dim() == 3:
+        axes[OUTPUT] = free
     with tempfile.TemporaryDirectory() as folder, silence(), torch.no_grad():
         file = Path(folder) / "network.onnx"
         torch.onnx.export(
@@ -129,10 +148,6 @@ def _exported(
             opset_version=opset,
             dynamo=dynamo,
             external_data=False,
-            **(
-                {"dynamic_shapes": (tuple({0: "batch"} for _ in names),)}
-                if dynamo
-                else {"dynamic_axes": axes}
-            ),
+            **({"dynamic_shapes": (tuple(free for _ in names),)} if dynamo else {"dynamic_axes": axes}),
         )
         return file.read_bytes()
