@@ -47,7 +47,7 @@ def cifar(data: dict[str, Any]) -> str:
 The original: {first["bytes_before"]:,} bytes, {100 * first["score_before"]:.2f} % on the {first["samples"]} lossless
 test images, {100 * first["jpeg_before"]:.2f} % on the 5,000 JPEG ones. Step sizes are chosen on 512 validation
 images without labels; training (batches of 128 of the 40,000 training images) has the original as teacher and uses
-no labels either. Differences are in points. Minutes are of the whole run on two cores, search and scoring included.
+no labels either. Differences are in points. Minutes are of the whole run on a busy machine, search and scoring included.
 
 """
     head = (
