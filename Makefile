@@ -20,6 +20,7 @@ test: test-quick
 	$(BIN)/python -m pytest -m slow
 
 test-quick: $(STAMP)
+	$(BIN)/python -m pytest --doctest-modules src/plisse
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 check: $(STAMP)
