@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NETWORK, TASK, BUDGET = "digits_cnn", "digits", "bytes=0.05x"
 TRAINING_STEPS = 600
-FINETUNE_STEPS = 300
+FINETUNE_STEPS = 900
 FINETUNE_LR = 0.02
 
 Out = Annotated[
