@@ -25,7 +25,7 @@ class HoldRate:
 
     target: int
     every: int = 25
-    until: float = 0.85
+    until: float = 0.75
     gain: float = 0.7
 
     def __call__(self, state: State) -> None:
