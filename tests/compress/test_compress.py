@@ -154,6 +154,11 @@ def test_neither_budget_nor_recipe_is_refused(model: nn.Module, task: Task) -> N
         compress(model, task)
 
 
+def test_a_network_that_the_task_does_not_fit_is_refused(task: Task) -> None:
+    with pytest.raises(InputError, match="cannot take"):
+        compress(open_model("resnet20"), task, budget="bytes=0.1x")
+
+
 def test_nan_is_refused_before_any_work(model: nn.Module, task: Task) -> None:
     broken = copy.deepcopy(model)
     broken.fc2.weight.data[0, 0] = float("nan")

@@ -24,7 +24,6 @@ from plisse.core.config import from_data, to_data
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import baked, effective_weight, plain, reparametrize, source, stored_state
 from plisse.core.stored import Raw
-from plisse.data.folder import data_folder
 from plisse.errors import InputError
 from plisse.networks.open import open_model
 from plisse.train.evaluate import evaluate
@@ -314,12 +313,9 @@ def test_unknown_names_are_refused(trained, task):
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_resnet20_at_four_bits_loses_at_most_three_points():
-    folder = data_folder()
-    if folder is None or not (folder / "cifar10").is_dir():
-        pytest.skip("no data folder with cifar10: set PLISSE_DATA")
-    model = open_model("resnet20", weights=folder / "models" / "cifar10_resnet20.safetensors")
-    cifar = open_task("cifar10", folder / "cifar10")
+def test_resnet20_at_four_bits_loses_at_most_three_points(data_root):
+    model = open_model("resnet20", weights=data_root / "models" / "cifar10_resnet20.safetensors")
+    cifar = open_task("cifar10", data_root / "cifar10")
     small = Quantize(bits=4)(FoldBatchNorm()(model, cifar), cifar)
     scores = [evaluate(network, cifar).score for network in (model, baked(small))]
     assert scores[0] > 0.9

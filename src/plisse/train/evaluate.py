@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plisse.core.batch import Batches, call
+from plisse.core.batch import Batches, Inputs, call, first_tensor
 from plisse.errors import InputError
 from plisse.train.task import Score, Task
 
@@ -52,7 +52,7 @@ def predictions(model: nn.Module, batches: Batches, score: Score) -> tuple[Tenso
         for batch in batches:
             if batch.target is None:
                 raise InputError("batches without targets", expected="labelled samples to score on")
-            found.append(score.predict(call(model, batch.inputs)).cpu())
+            found.append(score.predict(_outputs(model, batch.inputs)).cpu())
             wanted.append(batch.target.cpu())
     model.train(was_training)
     return torch.cat(found), torch.cat(wanted)
@@ -81,6 +81,20 @@ def paired(after: Evaluation, before: Evaluation, score: Score, seed: int = 0) -
     ]
     low, high = _interval(draws)
     return Difference(after.score - before.score, low, high, after.n)
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> Tensor:
+    """What `call` gives; inputs that the network cannot take are the user's affair, not a crash."""
+    try:
+        return call(model, inputs)
+    except (RuntimeError, TypeError, IndexError) as error:
+        shape = tuple(first_tensor(inputs).shape)
+        reason = str(error).strip().splitlines()[0][:160]
+        raise InputError(
+            f"inputs of shape {shape} that {type(model).__name__} cannot take ({reason})",
+            expected="a network and a task that fit each other",
+            hint="another task, such as --task cifar10:DIR for a CIFAR network",
+        ) from error
 
 
 def _resamples(n: int, seed: int) -> Tensor:
