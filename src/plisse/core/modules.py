@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from plisse.errors import WeightsError
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+"""Layers whose one weight matrix is `weight`."""
+
+HOLDERS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+"""Modules that hold several weight matrices of their own, under names that begin as in `MATRICES`."""
+
+MATRICES = ("weight_", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -58,18 +64,34 @@ def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def weight_names(model: nn.Module) -> list[str]:
-    """The names of all weight matrices.
+    """The names of all weight matrices, in order of definition: `weight` of every weighted layer, those of
+    recurrent layers (`weight_ih_l0`, `weight_hh_l0`, ...) and of torch's multi-head attention.
+
+    A matrix that is reached by two names is given once.
 
     >>> weight_names(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
     ['0.weight', '2.weight']
+    >>> weight_names(nn.GRU(2, 3))
+    ['weight_ih_l0', 'weight_hh_l0']
     """
     seen: set[int] = set()
     names = []
-    for name, module in weighted_layers(model):
-        if id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            names.append(f"{name}.weight" if name else "weight")
+    for layer, module in model.named_modules():
+        for attribute, value in matrices(module).items():
+            if id(value) not in seen:
+                seen.add(id(value))
+                names.append(f"{layer}.{attribute}" if layer else attribute)
     return names
+
+
+def matrices(module: nn.Module) -> dict[str, Tensor]:
+    """The weight matrices that `module` itself holds, by attribute; empty for most modules."""
+    if isinstance(module, WEIGHTED):
+        return {"weight": module.weight}
+    if isinstance(module, HOLDERS):
+        own = module.named_parameters(recurse=False)
+        return {name: value for name, value in own if name.startswith(MATRICES)}
+    return {}
 
 
 def check_finite(model: nn.Module) -> None:

@@ -144,6 +144,18 @@ def mac_table(model: nn.Module, example: Inputs) -> list[MacRow]:
     return [MacRow(name, operator, macs) for (name, operator), macs in counter.counts.items()]
 
 
+def layer_macs(model: nn.Module, example: Inputs) -> dict[str, int]:
+    """MACs of every module that does any itself, by its name, over the whole example batch.
+
+    >>> layer_macs(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(5, 3))
+    {'0': 30}
+    """
+    totals: dict[str, int] = {}
+    for row in mac_table(model, example):
+        totals[row.name] = totals.get(row.name, 0) + row.macs
+    return totals
+
+
 def count_macs(model: nn.Module, example: Inputs) -> int:
     """MACs of one forward pass over the whole example batch.
 
