@@ -14,9 +14,11 @@ import pytest
 
 from plisse.bitstream.symbols import NAMES
 from plisse.bitstream.tensors import coding_name, decode_tensor, encode_tensor
-from plisse.core.stored import Grid, Raw, Stored, Trellis, Uniform, raw
+from plisse.core.stored import Codes, Grid, Levels, Raw, Stored, Trellis, Uniform, Vectors, raw
 
 ONE = Uniform(np.array([1.0], np.float32))
+TENTHS = np.array([-0.8, -0.4, -0.1, 0, 0.1, 0.2, 0.4, 0.8], np.float16).astype(np.float32)
+BOOKS = np.arange(12, dtype=np.float32).reshape(2, 3, 2) / 1024 - 1
 EIGHTHS = np.array([0.125, 0.25, 0.125, 0.5, 0.125, 0.125, 0.125, 1.0], np.float32)
 
 
@@ -60,6 +62,15 @@ def cases() -> dict[str, Stored]:
         "float32": raw(halves),
         "float16": raw(halves, "float16"),
         "bfloat16": raw(halves, "bfloat16"),
+        "levels": held(
+            np.array([0, 3, 1, 4, 2, 3]), Levels(np.array([-1, -0.3125, 0, 0.4375, 1], np.float32))
+        ),
+        "scaled": held(np.array([[7, 0, 1], [2, 6, 5]]), Levels(TENTHS, np.array([0.5, 3], np.float32))),
+        "powers": held(np.array([[7, 0, 1], [2, 6, 5]]), Levels(TENTHS, EIGHTHS[:4].reshape(2, 2), 2)),
+        "signs": held(np.array([1, 0, 0, 1, 1]), Levels(np.array([-1, 1], np.float32), EIGHTHS[:1])),
+        "code": held(np.array([3, 0, 2, 1]), Codes(np.array([[0.25, 1.5]], np.float32))),
+        "codes": held(np.array([[3, 0], [2, 1]]), Codes(np.array([[0.25, 1.5], [0.5, 2]], np.float32))),
+        "vectors": Stored(np.array([[1, 0, 2], [0, 2, 1]], np.int32), (5,), Vectors(BOOKS)),
     }
 
 
@@ -144,6 +155,13 @@ RECORDS = {
         "IAALgMLRkUAkCEVgYYAAEIABwiFgACiACEIDBCgAEI4ACIFACBzExkK4OAP6AX0CDIlIAdRECAAAADkAAAD+zYjTz/Gn"
         "4BLZn1wl53tPJ6uEzDxMfYlx0K2gdWXXmpW9R1ZwAQD+WbHA/uHcsO175QSz3aI=",
     ),
+    "levels": ("raw", "HAYFAP/9AQlpAOAAqA/ugwIRAFioAQ=="),
+    "scaled": ("raw", "LAIDCDXL6QEPaQAABABi5pq5AAQAAUAAAAQA+AMKEQBH5AI="),
+    "powers": ("raw", "LAIDCD3L6QEPaQAABABi5pq5AAQAAUAAAgQJ+AGEEQBH5AI="),
+    "signs": ("raw", "HAUCAv/9AQQAgPwDAD4BABk="),
+    "code": ("raw", "HQQCAIA+wD8JAGM="),
+    "codes": ("raw", "LQICAgEABgCA+gGAAgYAgP8BgAEJAGM="),
+    "vectors": ("raw", "HgUCAwIBBQCA8AUDCQAhBg=="),
 }
 
 
@@ -153,7 +171,7 @@ def test_written_records_stay_readable(name: str) -> None:
     data, stored = base64.b64decode(text), cases()[name]
     back = decode_tensor(data)
     assert coding_name(data) == coding
-    assert np.array_equal(back.symbols, stored.symbols.reshape(stored.shape))
+    assert np.array_equal(back.symbols, stored.symbols.reshape(back.symbols.shape))
     assert np.array_equal(back.values(), stored.values())
 
 

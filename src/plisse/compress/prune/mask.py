@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from plisse.compress.prune.patterns import Scope
 from plisse.core import modules
 from plisse.core.reparam import Reparam, Reparametrized, reparametrize, source
-from plisse.core.stored import Raw, Stored, Trellis, spread
+from plisse.core.stored import Stored, Trellis, zero_symbol
 from plisse.errors import InputError
 
 
@@ -37,13 +37,14 @@ class Masked(Reparam):
 def masked_stored(stored: Stored, mask: np.ndarray) -> Stored:
     """The same tensor with the symbol of zero wherever `mask` is False.
 
-    Raises InputError for trellis-coded tensors, in which no single symbol means zero: mask first.
+    Raises InputError for grids in which no single symbol means zero, such as a trellis: mask first.
     """
-    if isinstance(stored.grid, Trellis):
-        raise InputError("a mask over a trellis-coded tensor", expected="the mask inside, the trellis around")
-    zero: np.ndarray | int = 0
-    if not isinstance(stored.grid, Raw) and stored.grid.zero_point is not None:
-        zero = spread(stored.grid.zero_point, stored.shape, stored.grid.group)
+    zero = zero_symbol(stored)
+    if zero is None:
+        grid = "trellis-coded" if isinstance(stored.grid, Trellis) else type(stored.grid).__name__
+        raise InputError(
+            f"a mask over a tensor on a {grid} grid, which has no zero", expected="the mask inside"
+        )
     symbols = np.where(mask, stored.symbols.reshape(stored.shape), zero).astype(stored.symbols.dtype)
     return dataclasses.replace(stored, symbols=symbols.reshape(stored.symbols.shape))
 
