@@ -6,10 +6,43 @@ import pytest
 import torch
 
 from plisse.compress.quantize.grids import Format, scale_and_zero, symbols, values_of
-from plisse.compress.quantize.ranges import MSE, MeanMagnitude, MinMax, Percentile
+from plisse.compress.quantize.ranges import (
+    ACIQ,
+    MSE,
+    Entropy,
+    MeanMagnitude,
+    MinMax,
+    MovingAverage,
+    Percentile,
+    PowerOfTwo,
+    mse,
+    over_batches,
+)
 
-RANGES = [MinMax(), Percentile(99.0), Percentile(100.0), MSE(), MSE(norm=2.4), MeanMagnitude()]
-FORMS = [Format(2), Format(4, symmetric=False), Format(8), Format(8, symmetric=False)]
+RANGES = [
+    MinMax(),
+    Percentile(99.0),
+    Percentile(100.0),
+    MSE(),
+    MSE(norm=2.4),
+    MeanMagnitude(),
+    MovingAverage(),
+    MovingAverage(0.5, Percentile(99.0)),
+    Entropy(),
+    Entropy(128),
+    ACIQ(),
+    ACIQ("laplace"),
+    ACIQ("gauss"),
+    PowerOfTwo(),
+    PowerOfTwo(MinMax()),
+]
+FORMS = [
+    Format(2),
+    Format(4, symmetric=False),
+    Format(4, narrow=False),
+    Format(8),
+    Format(8, symmetric=False),
+]
 
 
 def some_samples(seed: int = 0) -> torch.Tensor:
@@ -56,17 +89,20 @@ class TestContract:
         found = values_of(symbols(torch.zeros(2), scale, zero, form), scale, zero)
         assert torch.equal(found, torch.zeros(2))
 
+    def test_batches_that_are_alike_give_the_range_of_one(self, chosen, form):
+        samples = some_samples()
+        twice = over_batches(chosen, [samples, samples], form)
+        torch.testing.assert_close(twice, chosen.range(torch.cat([samples, samples], 1), form))
+
     def test_is_a_value(self, chosen, form):
         assert hash(chosen) == hash(type(chosen)(**chosen.__dict__))
         assert chosen == type(chosen)(**chosen.__dict__)
 
 
 def test_blocks_do_not_change_the_search(monkeypatch):
-    from plisse.compress.quantize import ranges
-
     form = Format(3)
     whole = MSE().range(some_samples(), form)
-    monkeypatch.setattr(ranges, "BLOCK", 1)
+    monkeypatch.setattr(mse, "BLOCK", 1)
     torch.testing.assert_close(MSE().range(some_samples(), form), whole)
 
 

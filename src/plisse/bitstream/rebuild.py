@@ -22,10 +22,9 @@ from plisse.errors import FormatError, GraphError, InputError
 
 SLACK = 32 << 20
 MAX_SIDES = 8
-QUANTIZER = "input_quantizer"
-FLAGS = {"bias", "affine", "track_running_stats"}
+FLAGS = {"bias", "affine", "track_running_stats", "symmetric"}
 RATIOS = {"eps", "momentum"}
-TEXTS = {"padding", "padding_mode"}
+TEXTS = {"padding", "padding_mode", "unit"}
 OPTIONAL = {"momentum", "padding_idx"}
 LOWEST = {"padding": 0, "padding_idx": -core_edits.LIMIT}
 
@@ -125,8 +124,9 @@ def _check_place(model: nn.Module, edit: Edit) -> None:
     """A submodule that exists, or a new child that hides no attribute of its parent."""
     parent_name, _, child = edit.name.rpartition(".")
     parent = model.get_submodule(parent_name)
-    if (edit.layer == "InputQuantizer") != (child == QUANTIZER):
-        raise ValueError(f"InputQuantizer belongs at {QUANTIZER!r}, and nothing else does")
+    place = core_edits.ATTACHED.get(edit.layer)
+    if place != (child if child in core_edits.ATTACHED.values() else None):
+        raise ValueError(f"{edit.layer} belongs at {place!r}" if place else f"{child!r} is no layer")
     if child not in parent._modules and hasattr(parent, child):
         raise ValueError(f"{child!r} is no layer")
 

@@ -14,7 +14,9 @@ from typing import Any
 from torch import nn
 
 from plisse.core import modules
+from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
+from plisse.core.inputscale import InputScale
 from plisse.errors import GraphError, InputError
 
 LIMIT = 1 << 20
@@ -96,7 +98,16 @@ LAYERS: dict[str, tuple[type[nn.Module], Callable[[Any], dict[str, Any]]]] = {
     "GroupNorm": (nn.GroupNorm, _group_norm),
     "Identity": (nn.Identity, _nothing),
     "InputQuantizer": (InputQuantizer, InputQuantizer.arguments),
+    "DynamicQuantizer": (DynamicQuantizer, DynamicQuantizer.arguments),
+    "InputScale": (InputScale, InputScale.arguments),
 }
+
+ATTACHED = {
+    "InputQuantizer": "input_quantizer",
+    "DynamicQuantizer": "input_quantizer",
+    "InputScale": "input_scale",
+}
+"""Layers that hang on another one, by the name of the child that they are."""
 
 
 def describe(name: str, module: nn.Module) -> Edit | None:
@@ -144,8 +155,8 @@ def apply(model: nn.Module, edits: tuple[Edit, ...]) -> nn.Module:
         kind = LAYERS[edit.layer][0]
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in edit.arguments.items()}
         try:
-            layer = kind(**arguments)
-            if isinstance(layer, InputQuantizer):
+            layer: Any = kind(**arguments)
+            if edit.layer in ATTACHED:
                 layer.attach(model.get_submodule(edit.name.rpartition(".")[0]))
             else:
                 modules.replace(model, edit.name, layer)

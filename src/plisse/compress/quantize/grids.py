@@ -1,8 +1,8 @@
 """Uniform grids: which weights share a scale, and the one place where values become symbols.
 
 x^ = s (clip(round(x / s) + z, q_min, q_max) - z). Symmetric grids have z = 0 and the narrow symbol range
-[-(2^(b-1) - 1), 2^(b-1) - 1]; affine grids have symbols 0 to 2^b - 1 and an integer z, so that zero is exact
-either way (Jacob et al. 2018, Krishnamoorthi 2018).
+[-(2^(b-1) - 1), 2^(b-1) - 1], or the full one with one more symbol below; affine grids have symbols 0 to
+2^b - 1 and an integer z, so that zero is exact either way (Jacob et al. 2018, Krishnamoorthi 2018).
 
 To add a granularity: a frozen dataclass with `group`, `split` and `join`, and a line in the tests' list.
 """
@@ -53,7 +53,8 @@ class PerTensor:
 
 @dataclass(frozen=True)
 class PerChannel:
-    """One scale per output channel (first axis). Tensors with fewer than two axes get a single scale."""
+    """One scale per output channel (first axis): for an embedding, one per row. Tensors with fewer than two
+    axes get a single scale."""
 
     @property
     def group(self) -> int:
@@ -99,19 +100,96 @@ class PerGroup:
 
 
 @dataclass(frozen=True)
+class PerBlock:
+    """One scale per block of `rows` neighbouring channels times `columns` neighbouring values of each; blocks
+    at the ends may be smaller. Tensors with fewer than two axes get a single scale.
+
+    The file holds the scale once per channel of a block, as for `PerGroup(columns)`: blocks suit hardware
+    that wants tiles, and share the fit of a scale; they do not make files smaller than groups do.
+
+    rows, columns: at least 1.
+    """
+
+    rows: int = 4
+    columns: int = 16
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise InputError(
+                f"blocks of {self.rows} x {self.columns}", expected="at least 1 x 1", hint="PerBlock(4, 16)"
+            )
+
+    @property
+    def group(self) -> int:
+        return self.columns
+
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        if values.dim() < 2:
+            return (values.reshape(1, -1),)
+        return tuple(
+            part.reshape(-1, height, part.shape[1] // width, width)
+            .transpose(1, 2)
+            .reshape(-1, height * width)
+            for band in self._quarters(values.flatten(1))
+            for part, height, width in band
+        )
+
+    def join(self, parts: tuple[Tensor, ...], values: Tensor) -> Tensor:
+        if values.dim() < 2:
+            return parts[0]
+        left = iter(parts)
+        bands = [
+            [
+                next(left).reshape(-1, part.shape[1] // width).repeat_interleave(height, 0)
+                for part, height, width in band
+            ]
+            for band in self._quarters(values.flatten(1))
+        ]
+        return torch.cat([torch.cat(band, 1) for band in bands])
+
+    def _quarters(self, rows: Tensor) -> list[list[tuple[Tensor, int, int]]]:
+        """Upper and lower band of [C, W], each its left and right part with the size of its blocks."""
+        top, left = (n - n % size for n, size in zip(rows.shape, (self.rows, self.columns), strict=True))
+        bands = ((rows[:top], self.rows), (rows[top:], len(rows) - top))
+        return [
+            [
+                (part, height, width)
+                for part, width in (
+                    (band[:, :left], self.columns),
+                    (band[:, left:], rows.shape[1] - left),
+                )
+                if part.numel()
+            ]
+            for band, height in bands
+            if band.numel()
+        ]
+
+
+@dataclass(frozen=True)
 class Format:
     """The symbols of a uniform grid.
 
+    narrow: symmetric grids spare the lowest symbol, so that the range is symmetric too: a step of
+    2 max|x| / (2^b - 2) rather than 2 max|x| / (2^b - 1). Affine grids use all symbols.
+
     >>> Format(4, symmetric=True).low, Format(4, symmetric=True).high, Format(4, symmetric=False).high
     (-7, 7, 15)
+    >>> Format(4, narrow=False).low, Format(4, narrow=False).steps
+    (-8, 15)
     """
 
     bits: int
     symmetric: bool = True
+    narrow: bool = True
 
     @property
     def low(self) -> int:
-        return -self.high if self.symmetric else 0
+        return -self.high - (not self.narrow) if self.symmetric else 0
+
+    @property
+    def steps(self) -> int:
+        """Steps between the ends of the range."""
+        return self.high - self.low
 
     @property
     def high(self) -> int:
@@ -138,7 +216,7 @@ def scale_and_zero(low: Tensor, high: Tensor, form: Format) -> tuple[Tensor, Ten
     more than half a step, and before the zero point is chosen.
     """
     if form.symmetric:
-        scale = _bfloat16_above(torch.maximum(low.abs(), high.abs()) / form.high)
+        scale = _bfloat16_above(2 * torch.maximum(low.abs(), high.abs()) / form.steps)
         return scale, torch.zeros_like(scale)
     low, high = low.clamp_max(0), high.clamp_min(0)
     scale = _bfloat16_above((high - low) / form.high)
