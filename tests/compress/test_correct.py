@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from plisse.compress.correct import BiasCorrection
+from plisse.compress.correct import AnalyticBiasCorrection, BiasCorrection, clipped_mean
+from plisse.compress.fold import FoldBatchNorm
+from plisse.compress.notes import notes_of
 from plisse.compress.quantize.grids import PerTensor
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.rated import RateQuantize
@@ -90,3 +92,69 @@ def test_computed_biases_are_left(task):
 def test_a_network_that_was_not_rounded_is_refused(task):
     with pytest.raises(InputError, match="quantized"):
         BiasCorrection()(network(), task)
+
+
+class Blocks(nn.Module):
+    """Rounded layers behind a batch norm with a rectifier, behind a batch norm alone, and behind a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm1 = nn.Conv2d(2, 8, 1), nn.BatchNorm2d(8)
+        self.a, self.norm2 = nn.Conv2d(8, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6)
+        self.b, self.c = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        x = self.norm2(self.a(torch.relu(self.norm1(self.stem(x)))))
+        return self.c(torch.relu(self.b(x) + x))
+
+
+def blocks(task):
+    torch.manual_seed(0)
+    model = Blocks()
+    nn.init.uniform_(model.norm1.weight, 0.5, 2.0)
+    nn.init.normal_(model.norm1.bias)
+    nn.init.normal_(model.norm2.bias)
+    model.train()
+    with torch.no_grad():  # statistics of the batches, so that norms give what they promise
+        for _ in range(60):
+            model(torch.randn(64, 2, 6, 6))
+    return model.eval()
+
+
+def test_means_from_batch_norm_take_most_of_the_shift_without_data(task):
+    batches = BatchList((Batch(torch.randn(256, 2, 6, 6, generator=torch.Generator().manual_seed(3))),))
+    normal = classification("made", batches[0].inputs, batches, BatchList(()), batches)
+    model = blocks(task)
+    rounded = Quantize(bits=3, granularity=PerTensor(), ignore=("stem",))(model, normal)
+    before = copy.deepcopy(rounded.state_dict())
+    corrected = AnalyticBiasCorrection()(rounded, normal)
+    assert all(torch.equal(value, before[name]) for name, value in rounded.state_dict().items())
+    for layer in ("norm2", "b"):
+        wanted, off, found = (mean_of(m, normal, layer) for m in (model, rounded, corrected))
+        assert float((off - wanted).abs().max()) > 1e-2
+        assert float((found - wanted).abs().mean()) < 0.35 * float((off - wanted).abs().mean())
+    assert notes_of(corrected) == ("'c' left: its input is no batch norm's",)
+
+
+def mean_of(model, task, layer):
+    found = []
+    handle = getattr(plain(model), layer).register_forward_hook(lambda _, __, output: found.append(output))
+    with torch.no_grad():
+        model(task.example)
+    handle.remove()
+    return found[0].transpose(0, 1).flatten(1).mean(1)
+
+
+def test_the_mean_of_a_clipped_normal_is_that_of_samples():
+    samples = torch.randn(400000, 1, generator=torch.Generator().manual_seed(0))
+    means, deviations = torch.tensor([-1.0, 0.0, 0.7]), torch.tensor([0.5, 1.0, 2.0])
+    wanted = (samples * deviations + means).relu().mean(0)
+    torch.testing.assert_close(clipped_mean(means, deviations), wanted, atol=5e-3, rtol=0)
+
+
+def test_analytic_correction_refuses_what_has_no_batch_norm(task):
+    model = FoldBatchNorm()(network(), task)
+    with pytest.raises(InputError, match="batch norm"):
+        AnalyticBiasCorrection()(COARSE(model, task), task)
+    with pytest.raises(InputError, match="quantized"):
+        AnalyticBiasCorrection()(network(), task)

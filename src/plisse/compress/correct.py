@@ -1,4 +1,4 @@
-"""A repair after rounding that needs a few inputs and no training: means that rounding has shifted."""
+"""Repairs after rounding that need few inputs, or none, and no training: means that rounding has shifted."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plisse.compress.fold import foldable_pairs
+from plisse.compress.fold import FOLDABLE, NORMS, foldable_pairs
+from plisse.compress.notes import with_notes
+from plisse.compress.pairs import RECTIFIERS
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.rated import RateQuantized, TrellisQuantized
+from plisse.compress.trace import Trace
 from plisse.core import modules
-from plisse.core.batch import call
+from plisse.core.batch import Inputs, call
 from plisse.core.reparam import Reparametrized, baked, plain
 from plisse.errors import InputError
 from plisse.train.task import Task
@@ -43,6 +46,71 @@ class BiasCorrection:
         for name, shift in _shifts(corrected, rounded, task).items():
             _correct(corrected, name, norms.get(name), shift)
         return corrected
+
+
+@dataclass(frozen=True)
+class AnalyticBiasCorrection:
+    """`BiasCorrection` without data: E[x] of each input channel from the batch norm that it comes from (Nagel
+    et al. 2019, section 4.2.1). Behind a batch norm with offset b and slope g values are taken as normal,
+    N(b, g^2); behind a rectifier too, E[x] = b cdf(b / |g|) + |g| pdf(b / |g|).
+
+    Batch norm must be in place, not folded. Layers whose input is anything but a batch norm, or a rectifier
+    behind one (such as a sum with a shortcut), are left; the notes name them. Borders padded with zeros are
+    passed over. The task's example is used to trace, nothing else.
+
+    Raises InputError where the network holds no rounded weights, or none that reads a batch norm.
+    """
+
+    def __call__(self, model: nn.Module, task: Task) -> nn.Module:
+        corrected = modules.clone(model)
+        rounded, network = _rounded(corrected), baked(corrected)
+        means = _means_from_norms(network, task.example)
+        found = [name for name in rounded if name in means]
+        if not found:
+            raise InputError(
+                "no rounded weight whose layer reads a batch norm",
+                expected="a quantized network with its batch norm",
+                hint="correct before, or instead of, FoldBatchNorm; BiasCorrection() uses data",
+            )
+        norms = dict(foldable_pairs(network, task.example))
+        for name in found:
+            change = rounded[name].double().flatten(2).sum(2) if rounded[name].dim() > 2 else rounded[name]
+            groups = getattr(network.get_submodule(name), "groups", 1)
+            mean = means[name].reshape(groups, 1, -1)  # [G, 1, C / G]
+            shift = (change.double().reshape(groups, -1, mean.shape[2]) * mean).sum(2).flatten()
+            _correct(corrected, name, norms.get(name), shift)
+        left = [f"{name!r} left: its input is no batch norm's" for name in rounded if name not in means]
+        return with_notes(corrected, left)
+
+
+def _means_from_norms(model: nn.Module, example: Inputs) -> dict[str, Tensor]:
+    """E[x] per input channel [C], float64, of linear and convolution layers behind a batch norm."""
+    trace = Trace(model, example, FOLDABLE + NORMS)
+    rectified = {
+        reader.made: value
+        for value, readers in trace.readers.items()
+        for reader in readers
+        if reader.name in RECTIFIERS
+    }
+    means = {}
+    for name, value in trace.inputs.items():
+        norm: Any = model.get_submodule(trace.makers.get(rectified.get(value, value), ""))
+        if not isinstance(model.get_submodule(name), FOLDABLE) or not isinstance(norm, NORMS):
+            continue
+        offset = norm.bias.detach().double() if norm.affine else torch.zeros(norm.num_features).double()
+        slope = norm.weight.detach().double().abs() if norm.affine else torch.ones(norm.num_features).double()
+        means[name] = offset if value not in rectified else clipped_mean(offset, slope)
+    return means
+
+
+def clipped_mean(mean: Tensor, deviation: Tensor) -> Tensor:
+    """E[max(x, 0)] of a normal x, element by element.
+
+    >>> clipped_mean(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 1.0]))
+    tensor([0.3989, 5.0000])
+    """
+    z = mean / deviation.clamp_min(1e-30)
+    return mean * torch.special.ndtr(z) + deviation * torch.exp(-z * z / 2) * (2 * torch.pi) ** -0.5
 
 
 def _rounded(model: nn.Module) -> dict[str, Tensor]:

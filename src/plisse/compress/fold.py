@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from plisse.compress.trace import Trace, sole_holders
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
 from plisse.core.reparam import Reparametrized, baked, plain
@@ -21,6 +18,7 @@ from plisse.train.task import Task
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TOLERANCE = 1e-3  # largest relative change of outputs that float32 arithmetic explains, with room
+HINT = "leave the step out; the network may run batch norm outside its module"
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class FoldBatchNorm:
         folded = modules.clone(baked(model))
         for layer, norm in foldable_pairs(folded, task.example):
             _fold(folded, layer, norm)
-        _check_same(model, folded, task.example)
+        check_same(model, folded, task.example, "batch norm is folded", HINT)
         return folded
 
 
@@ -71,7 +69,7 @@ class AbsorbStatistics:
                 and norm.eps < 1
             ):
                 _absorb(norm)
-        _check_same(model, absorbed, task.example)
+        check_same(model, absorbed, task.example, "batch norm's statistics are absorbed", HINT)
         return absorbed
 
 
@@ -80,66 +78,35 @@ def foldable_pairs(model: nn.Module, example: Inputs) -> list[tuple[str, str]]:
 
     Both must be called once, and hold tensors that no other module holds. `example`: inputs to trace with.
     """
-    trace = _Trace(model, example)
-    holders = Counter(id(value) for module in model.modules() for value in _own_tensors(module))
+    trace = Trace(model, example, FOLDABLE + NORMS)
+    alone = sole_holders(model)
     pairs = []
     for norm, value in trace.inputs.items():
-        layer = trace.makers.get(id(value))
-        if layer is None or trace.reads[id(value)] != 1 or trace.calls[layer] != 1 or trace.calls[norm] != 1:
+        layer = trace.makers.get(value)
+        made, after = model.get_submodule(layer or ""), model.get_submodule(norm)
+        if layer is None or not isinstance(made, FOLDABLE) or not isinstance(after, NORMS):
             continue
-        made, after = model.get_submodule(layer), model.get_submodule(norm)
-        alone = all(holders[id(tensor)] == 1 for part in (made, after) for tensor in _own_tensors(part))
-        if alone and after.running_var is not None and (value.dim() == 2 or not isinstance(made, nn.Linear)):
+        once = len(trace.readers[value]) == trace.calls[layer] == trace.calls[norm] == 1
+        fits = len(trace.shapes[value]) == 2 or not isinstance(made, nn.Linear)
+        if once and fits and {layer, norm} <= alone and after.running_var is not None:
             pairs.append((layer, norm))
     return pairs
 
 
-class _Trace(TorchDispatchMode):
-    """One run of a network: makers (id of an output to its layer), inputs (of each batch norm), calls, and
-    reads (how many operators took a layer's output as an argument)."""
+def check_same(before: nn.Module, after: nn.Module, example: Inputs, change: str, hint: str) -> None:
+    """Raise GraphError where the outputs on `example` differ by more than rounding explains.
 
-    def __init__(self, model: nn.Module, example: Inputs) -> None:
-        super().__init__()
-        self.makers: dict[int, str] = {}
-        self.inputs: dict[str, Tensor] = {}
-        self.calls: Counter[str] = Counter()
-        self.reads: Counter[int] = Counter()
-        self._alive: list[Tensor] = []  # so that no id is used twice
-        handles = list(self._hooks(model))
-        with modules.evaluating(model), torch.no_grad(), self:
-            call(model, example)
-        for handle in handles:
-            handle.remove()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor):
-                self.reads[id(value)] += 1
-        return func(*args, **(kwargs or {}))
-
-    def _hooks(self, model: nn.Module) -> Iterator[Any]:
-        for name, module in model.named_modules():
-            if isinstance(module, FOLDABLE):
-                yield module.register_forward_hook(lambda _, __, output, name=name: self._made(name, output))  # type: ignore[misc]
-            elif isinstance(module, NORMS):
-                yield module.register_forward_pre_hook(
-                    lambda _, inputs, name=name: self._entered(name, inputs[0])
-                )  # type: ignore[misc]
-
-    def _made(self, name: str, output: Tensor) -> None:
-        self.calls[name] += 1
-        self.makers[id(output)] = name
-        self.reads[id(output)] = 0
-        self._alive.append(output)
-
-    def _entered(self, name: str, value: Tensor) -> None:
-        self.calls[name] += 1
-        self.inputs[name] = value
-
-
-def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters(recurse=False)
-    yield from module.buffers(recurse=False)
+    change: what was done, for the message.
+    """
+    with modules.evaluating(before), modules.evaluating(after), torch.no_grad():
+        wanted, found = call(before, example), call(after, example)
+    off = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    if not off <= TOLERANCE:
+        raise GraphError(
+            f"outputs that change by {off:.1e} of their size when {change}",
+            expected=f"at most {TOLERANCE}, which rounding explains",
+            hint=hint,
+        )
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -172,15 +139,3 @@ def _absorb(norm: Any) -> None:
     norm.running_mean.zero_()
     norm.running_var.fill_(1 - norm.eps)
     norm.num_batches_tracked.zero_()
-
-
-def _check_same(before: nn.Module, after: nn.Module, example: Inputs) -> None:
-    with modules.evaluating(before), modules.evaluating(after), torch.no_grad():
-        wanted, found = call(before, example), call(after, example)
-    change = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
-    if not change <= TOLERANCE:
-        raise GraphError(
-            f"outputs that change by {change:.1e} of their size when batch norm is folded",
-            expected=f"at most {TOLERANCE}, which rounding explains",
-            hint="leave FoldBatchNorm out; the network may run batch norm outside its module",
-        )

@@ -20,7 +20,7 @@ class DynamicQuantizer(nn.Module):
 
     bits: 2 to 16. unit: what shares a scale: the whole input ("tensor"; a sample's symbols then depend on the
     others of its batch), each entry of the first axis ("sample", for convolutions), or each vector along the
-    last axis ("row": a token of a transformer, Yao et al. 2022). symmetric: zero in the middle of the symbols,
+    last axis ("row": a token, Yao et al. 2022). symmetric: zero in the middle of the symbols,
     s = max|x| / (2^(bits-1) - 1).
 
     Needs no calibration and has no tensors of its own. Costs a pass over the input for the extremes. Attached
