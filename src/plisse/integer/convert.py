@@ -1,0 +1,165 @@
+"""A quantized network as one that computes in integers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from plisse.compress.notes import with_notes
+from plisse.core import modules
+from plisse.core.batch import Inputs, call, map_inputs
+from plisse.core.dynamicquant import DynamicQuantizer
+from plisse.core.fakequant import InputQuantizer
+from plisse.core.reparam import baked
+from plisse.errors import GraphError
+from plisse.integer import kernels as fast
+from plisse.integer import reference as exact
+from plisse.integer.functions import IntegerFunctions, WithFunctions
+from plisse.integer.graph import traced
+from plisse.integer.layers import OURS, Between, DynamicLinear, EmbeddingRows
+from plisse.integer.network import Backend, IntegerNetwork
+from plisse.integer.operators import Entry, Symbols, Weighted, Window
+from plisse.integer.plan import plan
+from plisse.integer.weights import IntegerWeight, integer_weight
+
+
+class StaysFloat(UserWarning):
+    """Operators of a network that run in floating point although the rest runs in integers."""
+
+
+def to_integer(
+    model: nn.Module,
+    example: Inputs,
+    *,
+    calibration: Iterable[Inputs] = (),
+    kernels: bool = True,
+    strict: bool = False,
+) -> nn.Module:
+    """The network in integers: uint8 activations, int8 weights, int32 sums, on the CPU.
+
+    model: with weights on symmetric 8-bit (or narrower) grids per tensor or channel, and `InputQuantizer`s:
+    what `FoldBatchNorm` and `Quantize(bits=8, activations=Activations(8))` give, or a file of that. A linear
+    layer without `InputQuantizer` rounds every token at run time. example: inputs to trace with.
+    calibration: more inputs; ranges of sums that no quantizer covers (shortcuts, what is pooled) are the
+    extremes seen on the example and these. kernels: oneDNN's integer kernels, or (False) the reference in
+    plain integer arithmetic. strict: refuse a network of which any operator stays in floating point.
+
+    Convolutional networks run in integers from the first rounding to the last accumulator. Networks that
+    cannot be traced (transformers) get their layers replaced: linear layers and embeddings compute in
+    integers and meet in floating point; in the reference also attention, softmax, GELU and layer norm.
+
+    The result is for inference on the CPU. Warns (`StaysFloat`) and notes which operators stay in floating
+    point. Raises GraphError for these under `strict`, and where no layer has an integer form; InputError for
+    an example with NaN.
+    """
+    plain = modules.clone(baked(model)).cpu().eval()
+    batches = [map_inputs(inputs, lambda tensor: tensor.cpu()) for inputs in (example, *calibration)]
+    layers, left = _converted(plain, model, fast.kernels if kernels else exact.reference)
+    if not layers and not any(isinstance(module, OURS) for module in plain.modules()):
+        raise GraphError(
+            f"a {type(model).__name__} without a layer on an integer grid",
+            expected="weights of at most 8 bits, symmetric, one scale per tensor or channel",
+            hint="Quantize(bits=8, activations=Activations(8)) before",
+        )
+    network: nn.Module
+    try:
+        pieces = traced(plain, batches, set(layers))
+    except GraphError:
+        network, floating = _layerwise(plain, batches[0], layers, kernels)
+        floating = left + floating
+    else:
+        steps = plan(pieces, layers)
+        backend = fast.kernels if kernels else exact.reference
+        network = IntegerNetwork(steps, pieces, backend)
+        floating = list(steps.floating)
+    return _said(network, floating, strict)
+
+
+def _said(network: nn.Module, floating: list[str], strict: bool) -> nn.Module:
+    """Say what stays in floating point, or refuse it."""
+    names = list(dict.fromkeys(floating))
+    if not names:
+        return network
+    listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    if strict:
+        raise GraphError(
+            f"operators with no integer form: {listed}",
+            expected="a network that runs in integers throughout",
+            hint="FoldBatchNorm() first, or strict=False, which leaves them in floating point",
+        )
+    warnings.warn(f"stays in floating point: {listed}", StaysFloat, stacklevel=3)
+    return with_notes(network, [f"{name} stays in floating point" for name in names])
+
+
+def _converted(plain: nn.Module, model: nn.Module, backend: Backend) -> tuple[dict[str, Weighted], list[str]]:
+    """Put layers that round at run time, look up rows, or scale their input before into `plain`, in place.
+    Returns the other layers with an integer form, and the names of those without."""
+    layers: dict[str, Weighted] = {}
+    left = []
+    for name, module in list(modules.weighted_layers(plain)):
+        layer: Any = module
+        weight = integer_weight(model, f"{name}.weight" if name else "weight") if _fits(layer) else None
+        quantizer = getattr(layer, "input_quantizer", None)
+        factor = getattr(getattr(layer, "input_scale", None), "factor", None)
+        if weight is None:
+            left.append(f"{type(layer).__name__} {name!r}")
+        elif isinstance(layer, nn.Embedding):
+            modules.replace(plain, name, EmbeddingRows(weight))
+        elif isinstance(quantizer, InputQuantizer) and factor is None:
+            layers[name] = _weighted(layer, weight, quantizer)
+        elif isinstance(quantizer, InputQuantizer):
+            weighted = _weighted(layer, weight, quantizer)
+            between = Between(backend(Entry(weighted.source)), backend(weighted), factor)
+            modules.replace(plain, name, between)
+        else:
+            made = DynamicLinear(weight, layer.bias, quantizer, factor, kernels=backend is fast.kernels)
+            modules.replace(plain, name, made)
+    return layers, left
+
+
+def _fits(layer: Any) -> bool:
+    """Whether a layer of this kind, with this quantizer, has an integer form."""
+    quantizer = getattr(layer, "input_quantizer", None)
+    if type(layer) is nn.Embedding:
+        return layer.max_norm is None
+    if type(layer) is nn.Conv2d:
+        plainly = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return plainly and isinstance(quantizer, InputQuantizer) and not hasattr(layer, "input_scale")
+    if isinstance(quantizer, DynamicQuantizer):
+        return isinstance(layer, nn.Linear) and quantizer.bits <= 8 and quantizer.unit != "sample"
+    return isinstance(layer, nn.Linear) and isinstance(quantizer, InputQuantizer | None)
+
+
+def _weighted(layer: Any, weight: IntegerWeight, quantizer: InputQuantizer) -> Weighted:
+    grid = Symbols(float(quantizer.scale.detach()), int(quantizer.zero_point), 2**quantizer.bits - 1)
+    bias = None if layer.bias is None else layer.bias.detach().clone()
+    window = None
+    if isinstance(layer, nn.Conv2d):
+        sizes: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+        window = Window(*sizes)
+    return Weighted(weight, bias, grid, None, window)
+
+
+def _layerwise(
+    plain: nn.Module, example: Inputs, layers: dict[str, Weighted], kernels: bool
+) -> tuple[nn.Module, list[str]]:
+    """Every layer by itself, with floating point between; and the names of what runs in that."""
+    backend = fast.kernels if kernels else exact.reference
+    for name, layer in layers.items():
+        modules.replace(plain, name, Between(backend(Entry(layer.source)), backend(layer)))
+    network = plain if kernels else WithFunctions(plain)
+    watch = IntegerFunctions(integer=not kernels)
+    ours = [module for module in plain.modules() if isinstance(module, OURS)]
+    with watch, watch.passing(ours), torch.no_grad():
+        try:
+            call(plain, example)
+        except Exception as error:
+            raise GraphError(
+                f"a {type(plain).__name__} that does not run on the example ({str(error)[:120]})",
+                expected="inputs as the network takes them",
+            ) from error
+    return network, sorted(watch.floating)

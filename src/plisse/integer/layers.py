@@ -1,0 +1,112 @@
+"""Layers that compute in integers and meet the rest of a network in floating point: for transformers, and for
+whatever cannot be traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plisse.core.dynamicquant import SMALLEST, DynamicQuantizer
+from plisse.integer.kernels import Packed, onednn
+from plisse.integer.weights import IntegerWeight
+
+
+class DynamicLinear(nn.Module):
+    """A linear layer whose input is rounded at run time: y = s_x s_w ((q_x - z_x) q_w) + b, with s_x and z_x
+    from the extremes of each row (token; Yao et al. 2022, "ZeroQuant") or of the whole input.
+
+    how: bits up to 8, unit "row" or "tensor", symmetric (signed symbols) or not (unsigned, with a zero
+    point whose share is taken off by the sums of the weights). factor: multiplies the input before, [inputs].
+    kernels: run on oneDNN, else as an int32 product in plain torch. [..., inputs] to [..., outputs].
+    """
+
+    def __init__(
+        self,
+        weight: IntegerWeight,
+        bias: Tensor | None,
+        how: DynamicQuantizer | None = None,
+        factor: Tensor | None = None,
+        *,
+        kernels: bool,
+    ) -> None:
+        super().__init__()
+        how = how or DynamicQuantizer(8, "row", symmetric=True)
+        self.bits, self.whole, self.symmetric = how.bits, how.unit == "tensor", how.symmetric
+        self.out_features, self.in_features = weight.symbols.shape
+        self.kernels = kernels
+        symbols, scale = weight.symbols.contiguous(), weight.scale.float().contiguous()
+        self.packed = Packed(
+            onednn.qlinear_prepack(symbols, None) if kernels else symbols, scale, _float(bias)
+        )
+        self.sums = symbols.sum(1, dtype=torch.int32) * scale
+        self.factor = _float(factor)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        rows = (x if self.factor is None else x * self.factor).reshape(-1, self.in_features)
+        symbols, scale, zero = self._symbols(rows)
+        p = self.packed
+        if self.kernels:
+            total = onednn.qlinear_pointwise(
+                symbols, 1.0, 0, p.weight, p.scale, p.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            )
+        else:
+            total = F.linear(symbols.to(torch.int32), p.weight.to(torch.int32)).float() * p.scale
+        if zero is not None:
+            total.addcmul_(zero, self.sums, value=-1)
+        out = total.mul_(scale) if p.bias is None else torch.addcmul(p.bias, total, scale, out=total)
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+    def _symbols(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Symbols, their scale [rows or 1, 1] and, where they are unsigned, their zero point."""
+        axes = (0, 1) if self.whole else (1,)
+        low, high = rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)
+        if self.symmetric:
+            scale = torch.maximum(high, low.neg_()).div_(2 ** (self.bits - 1) - 1).clamp_min_(SMALLEST)
+            return (rows / scale).round_().to(torch.int8), scale, None
+        top = 2**self.bits - 1
+        low, high = low.clamp_max_(0), high.clamp_min_(0)
+        scale = ((high - low) / top).clamp_min_(SMALLEST)
+        zero = torch.round(-low / scale)
+        return (rows / scale).round_().add_(zero).clamp_(0, top).to(torch.uint8), scale, zero
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}"
+
+
+class EmbeddingRows(nn.Module):
+    """An embedding whose rows are signed 8-bit integers with one scale each: lookup, then one product."""
+
+    def __init__(self, weight: IntegerWeight) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = weight.symbols.shape
+        self.packed = Packed(weight.symbols.contiguous(), weight.scale.float().contiguous(), None)
+
+    def forward(self, index: Tensor) -> Tensor:
+        scale = self.packed.scale[index].unsqueeze(-1)
+        return F.embedding(index, self.packed.weight) * scale
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+class Between(nn.Module):
+    """A layer with a static grid: multiplies its input by `factor`, if any, rounds it to the grid, computes
+    in integers, returns float32."""
+
+    def __init__(self, enter: nn.Module, layer: nn.Module, factor: Tensor | None = None) -> None:
+        super().__init__()
+        self.enter, self.layer, self.factor = enter, layer, _float(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.enter(x if self.factor is None else x * self.factor))
+
+
+def _float(value: Any) -> Tensor | None:
+    return None if value is None else value.detach().float().contiguous()
+
+
+OURS = (DynamicLinear, EmbeddingRows, Between)
