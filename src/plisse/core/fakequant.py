@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from plisse.core.rounding_pass import RoundPass, can_pass
+
+Training = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 class RoundThrough(torch.autograd.Function):
@@ -29,7 +34,11 @@ class InputQuantizer(nn.Module):
 
     bits: 2 to 8. `scale` (a parameter, so that it can be learned) and `zero_point` (a buffer) are tensors of
     the network's state. Attached as the child `input_quantizer` with a forward pre-hook; deep copies of the
-    layer keep both.
+    layer keep both. All arithmetic is in float32, also under autocast. The gradient is that of LSQ: straight
+    through within the range, and by the scale round(x / s) - x / s there and the clipped symbol beyond.
+
+    training_form: what computes x' from x, s, z and 2^bits - 1 in training mode, so that it can have other
+    gradients or noise. No part of a file.
     """
 
     zero_point: Tensor
@@ -39,12 +48,21 @@ class InputQuantizer(nn.Module):
         self.bits = bits
         self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.register_buffer("zero_point", torch.tensor(float(zero_point)))
+        self.training_form: Training | None = None
+
+    @property
+    def top(self) -> float:
+        """The highest symbol."""
+        return float(2**self.bits - 1)
 
     def forward(self, value: Tensor) -> Tensor:
-        top = float(2**self.bits - 1)
-        zero = self.zero_point
-        symbols = torch.clamp(round_through(value / self.scale) + zero, 0.0, top)
-        return ((symbols - zero) * self.scale).to(value.dtype)
+        if self.training and torch.is_grad_enabled():
+            if self.training_form is not None:
+                exact = self.training_form(value.float(), self.scale, self.zero_point, self.top)
+                return exact.to(value.dtype)
+            if can_pass(value) and not self.zero_point.requires_grad:
+                return RoundPass.apply(value, self.scale, float(self.zero_point), self.top)
+        return on_grid(value, self.scale, self.zero_point, self.top)
 
     def attach(self, layer: nn.Module) -> None:
         """Hang this quantizer on `layer`, in place of one that hangs there already."""
@@ -56,6 +74,19 @@ class InputQuantizer(nn.Module):
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments that are structure; the scale and zero point travel as tensors."""
         return {"bits": self.bits}
+
+
+def on_grid(
+    value: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    top: float,
+    rounding: Callable[[Tensor], Tensor] = round_through,
+) -> Tensor:
+    """(clip(round(x / s) + z, 0, top) - z) s in the type of x, by whatever `rounding` gives whole numbers."""
+    exact = value if value.dtype == torch.float32 else value.float()
+    symbols = torch.clamp(rounding(exact / scale) + zero, 0.0, top)
+    return ((symbols - zero) * scale).to(value.dtype)
 
 
 def _quantize_first_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -181,7 +181,7 @@ def _step(
     batch = on_device(piece, fabric.device, run.channels_last)
     lr = run.optimizer.lr * run.schedule.factor(step, run.steps)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("share", 1.0)
     total, parts = module(lambda: batch)
     if weight != 1.0:
         total, parts = total * weight, {name: part * weight for name, part in parts.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,8 @@ class FakeQuantized(Reparam):
 
     source: what computes the weight that is rounded. form: bits 2 to 16, symmetric or affine.
     granularity: which values share a scale. range: how the scale is chosen, from the source as it is now.
+    training_rounding: what rounds in training mode, where it should have another gradient or noise; the file
+    rounds to nearest.
 
     >>> from plisse.core.reparam import Plain
     >>> from plisse.compress.quantize.grids import PerTensor
@@ -65,6 +69,7 @@ class FakeQuantized(Reparam):
         self.scale = nn.Parameter(scale, requires_grad=learn_step)
         self.register_buffer("zero", zero)
         self.step_gradient = (form.high * values.numel() / scale.numel()) ** -0.5 if values.numel() else 1.0
+        self.training_rounding: Callable[[Tensor], Tensor] | None = None
 
     def forward(self) -> Tensor:
         symbols, scale, zero = self._symbols()
@@ -83,7 +88,20 @@ class FakeQuantized(Reparam):
         scale = grids.bfloat16_through(ScaleGradient.apply(self.scale, self.step_gradient))
         scale = grids.spread(scale, values, self.group)
         zero = grids.spread(self.zero, values, self.group)
+        if self.training and self.training_rounding is not None and torch.is_grad_enabled():
+            rounded = self.training_rounding(values / scale) + zero
+            return torch.clamp(rounded, self.form.low, self.form.high), scale, zero
         return grids.symbols(values, scale, zero, self.form), scale, zero
+
+    def widen(self, bits: int) -> None:
+        """Go on with another number of bits, in place: s sqrt(q_max) stays, as where learned steps start, and
+        the zero point keeps its share of the range."""
+        before, self.form = self.form, replace(self.form, bits=bits)
+        share = before.high / self.form.high
+        with torch.no_grad():
+            self.scale.mul_(share**0.5)
+            self.zero.copy_(torch.round(self.zero / share).clamp(self.form.low, self.form.high))
+        self.step_gradient *= share**0.5
 
 
 def fitted_grid(

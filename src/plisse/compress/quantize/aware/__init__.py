@@ -1,0 +1,51 @@
+"""Quantization-aware training: settings, families and the function that trains."""
+
+from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
+from plisse.compress.quantize.aware.estimators import (
+    Clipped,
+    ElementwiseScaled,
+    SoftStep,
+    Stochastic,
+    StraightThrough,
+)
+from plisse.compress.quantize.aware.folded import FoldForTraining
+from plisse.compress.quantize.aware.inputs import (
+    PACT,
+    LearnedClip,
+    LearnedScale,
+    LearnedStep,
+    LearnedZero,
+    learn_inputs,
+)
+from plisse.compress.quantize.aware.noise import AdditiveNoise, QuantNoise
+from plisse.compress.quantize.aware.oscillation import DampOscillating, FreezeOscillating
+from plisse.compress.quantize.aware.proximal import Proximal, Relaxed
+from plisse.compress.quantize.aware.ramp import Stage
+from plisse.compress.quantize.aware.settings import Aware
+from plisse.compress.quantize.aware.train import train_quantized
+
+__all__ = [
+    "PACT",
+    "AdditiveNoise",
+    "Aware",
+    "Clipped",
+    "DampOscillating",
+    "DoReFa",
+    "ElementwiseScaled",
+    "FoldForTraining",
+    "FreezeOscillating",
+    "LearnedClip",
+    "LearnedScale",
+    "LearnedStep",
+    "LearnedZero",
+    "Proximal",
+    "QuantNoise",
+    "Relaxed",
+    "SoftStep",
+    "Stage",
+    "Stochastic",
+    "StraightThrough",
+    "UnitInterval",
+    "learn_inputs",
+    "train_quantized",
+]

@@ -1,0 +1,189 @@
+"""Learned ranges of activations: the tensors of every `InputQuantizer` as trained reparametrizations.
+
+A member says what is trained and with which gradient; `Aware(inputs=...)` takes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plisse.compress.quantize.fake import ScaleGradient
+from plisse.compress.quantize.grids import bfloat16_through
+from plisse.core import modules
+from plisse.core.batch import Inputs, call
+from plisse.core.fakequant import InputQuantizer, round_through
+from plisse.core.reparam import Reparam, Reparametrized, plain
+from plisse.core.stored import Stored, raw
+from plisse.errors import InputError
+from plisse.train.objectives import with_penalty
+from plisse.train.task import Objective
+
+
+class InputLearning(Protocol):
+    """Contract: tests/contracts/test_aware.py."""
+
+    def reparams(self, quantizer: InputQuantizer, size: int) -> dict[str, Reparam]:
+        """What computes tensors of `quantizer` in training, by their names in it. size: values per sample."""
+        ...
+
+    def begin(self, quantizer: InputQuantizer) -> None:
+        """Give `quantizer` another form in training, in place, where the method has one."""
+        ...
+
+    def penalized(self, objective: Objective) -> Objective: ...
+
+
+@dataclass(frozen=True)
+class LearnedStep:
+    """Scales by their rounding error (LSQ, Esser et al. 2020); with `offset` the zero point too (LSQ+,
+    Bhalgat et al. 2020), rounded to a whole number in use and in the file, so that zero stays exact."""
+
+    offset: bool = False
+
+    def reparams(self, quantizer: InputQuantizer, size: int) -> dict[str, Reparam]:
+        factor = (size * quantizer.top) ** -0.5
+        learned: dict[str, Reparam] = {"scale": LearnedScale(quantizer.scale, factor)}
+        if self.offset:
+            learned["zero_point"] = LearnedZero(quantizer.zero_point, factor, quantizer.top)
+        return learned
+
+    def begin(self, quantizer: InputQuantizer) -> None:
+        pass
+
+    def penalized(self, objective: Objective) -> Objective:
+        return objective
+
+
+@dataclass(frozen=True)
+class PACT:
+    """The clip a of y = clip(x, 0, a) is learned: dy/da = 1 where x >= a, and rounding adds nothing to that
+    gradient; `decay` a^2 is added to the objective for every layer (Choi et al. 2018). The scale is
+    a / (2^bits - 1). Where inputs are signed, both ends of the range move with the scale.
+
+    decay: 0 or more.
+    """
+
+    decay: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not self.decay >= 0:
+            raise InputError(f"decay {self.decay}", expected="0 or more", hint="PACT(1e-3)")
+
+    def reparams(self, quantizer: InputQuantizer, size: int) -> dict[str, Reparam]:
+        return {"scale": LearnedClip(quantizer.scale, quantizer.top)}
+
+    def begin(self, quantizer: InputQuantizer) -> None:
+        quantizer.training_form = clipped_form
+
+    def penalized(self, objective: Objective) -> Objective:
+        return with_penalty(objective, clip_energy, self.decay) if self.decay else objective
+
+
+class LearnedScale(Reparam):
+    """The scale of an InputQuantizer as a trained tensor, rounded to bfloat16 in use and in the file.
+
+    factor: of its gradient, 1 / sqrt(N q_max) for N values per sample.
+    """
+
+    def __init__(self, scale: Tensor, factor: float) -> None:
+        super().__init__()
+        self.scale, self.factor = nn.Parameter(scale.detach().clone()), factor
+
+    def forward(self) -> Tensor:
+        return bfloat16_through(ScaleGradient.apply(self.scale, self.factor))
+
+    def stored(self) -> Stored:
+        return raw(self.forward().detach().cpu().numpy(), "bfloat16")
+
+    def widen(self, top: float, before: float) -> None:
+        """Start anew with `top` as the highest symbol: s sqrt(q_max) stays, as where LSQ starts."""
+        with torch.no_grad():
+            self.scale.mul_((before / top) ** 0.5)
+        self.factor *= (before / top) ** 0.5
+
+
+class LearnedClip(Reparam):
+    """The scale a / top as a function of a trained clip a >= 0 (PACT)."""
+
+    def __init__(self, scale: Tensor, top: float) -> None:
+        super().__init__()
+        self.clip, self.top = nn.Parameter(scale.detach() * top), top
+
+    def forward(self) -> Tensor:
+        return bfloat16_through(self.clip / self.top)
+
+    def stored(self) -> Stored:
+        return raw(self.forward().detach().cpu().numpy(), "bfloat16")
+
+    def widen(self, top: float, before: float) -> None:
+        """The clip stays where it is."""
+        self.top = top
+
+
+class LearnedZero(Reparam):
+    """The zero point of an InputQuantizer as a trained tensor, rounded to 0 ... top straight through."""
+
+    def __init__(self, zero: Tensor, factor: float, top: float) -> None:
+        super().__init__()
+        self.zero, self.factor, self.top = nn.Parameter(zero.detach().clone()), factor, top
+
+    def forward(self) -> Tensor:
+        return torch.clamp(round_through(ScaleGradient.apply(self.zero, self.factor)), 0, self.top)
+
+    def stored(self) -> Stored:
+        return raw(self.forward().detach().cpu().numpy())
+
+    def widen(self, top: float, before: float) -> None:
+        """The same share of the range."""
+        with torch.no_grad():
+            self.zero.mul_(top / before)
+        self.top = top
+
+
+def clipped_form(value: Tensor, scale: Tensor, zero: Tensor, top: float) -> Tensor:
+    """PACT's form: the gradient is that of clip(x, -z s, (top - z) s), without the rounding."""
+    clipped = torch.minimum(torch.maximum(value, -zero * scale), (top - zero) * scale)
+    symbols = torch.clamp(torch.round(value / scale) + zero, 0.0, top)
+    return ((symbols - zero) * scale).detach() + (clipped - clipped.detach())
+
+
+def clip_energy(model: nn.Module) -> Tensor:
+    """The sum of a^2 over all learned clips."""
+    clips = [module.clip.square().sum() for module in model.modules() if isinstance(module, LearnedClip)]
+    return torch.stack(clips).sum() if clips else torch.zeros(())
+
+
+def learn_inputs(model: Reparametrized, example: Inputs, how: InputLearning) -> Reparametrized:
+    """The same network with the tensors of every activation quantizer that `example` reaches trained."""
+    learned: dict[str, Reparam] = {}
+    for name, size in _input_sizes(model, example).items():
+        quantizer: Any = plain(model).get_submodule(name)
+        how.begin(quantizer)
+        for tensor, reparam in how.reparams(quantizer, size).items():
+            learned[f"{name}.{tensor}".lstrip(".")] = reparam
+    return Reparametrized(model.model, {**model.reparams, **learned})
+
+
+def input_quantizers(model: nn.Module) -> dict[str, InputQuantizer]:
+    """Every activation quantizer with a fixed range, by its dotted name."""
+    return {name: m for name, m in plain(model).named_modules() if isinstance(m, InputQuantizer)}
+
+
+def _input_sizes(model: nn.Module, example: Inputs) -> dict[str, int]:
+    """Values per sample that enter each InputQuantizer, by its name."""
+    sizes: dict[str, int] = {}
+    handles = [
+        module.register_forward_pre_hook(
+            lambda _, inputs, name=name: sizes.update({name: inputs[0][0].numel()})  # type: ignore[misc]
+        )
+        for name, module in input_quantizers(model).items()
+    ]
+    with modules.evaluating(model), torch.no_grad():
+        call(model, example)
+    for handle in handles:
+        handle.remove()
+    return sizes
