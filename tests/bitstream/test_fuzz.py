@@ -30,7 +30,7 @@ from plisse.bitstream.entries import read_entries
 from plisse.bitstream.head import canonical_json
 from plisse.bitstream.squeeze import expanded, squeezed
 from plisse.bitstream.tensors import encode_tensor
-from plisse.core.stored import Stored, Uniform, raw
+from plisse.core.stored import Codes, Levels, Stored, Uniform, Vectors, raw
 from plisse.errors import FormatError, InputError
 
 MIB = 1 << 20
@@ -232,6 +232,21 @@ def framed(record: bytes) -> bytes:
     return varint(2 * len(record)) + record
 
 
+def tables() -> list[Stored]:
+    """Tensors of the network's shapes on grids that are tables."""
+    symbols = np.arange(36, dtype=np.int32).reshape(6, 6) % 4
+    levels = np.array([-2.0, 0.0, 1.0, 2.0**100], np.float32)
+    scale = np.exp2(np.arange(-9, 9)).astype(np.float32).reshape(6, 3)
+    alphas = np.exp2(np.arange(-6, 6)).astype(np.float32).reshape(6, 2)
+    books = np.arange(32, dtype=np.float32).reshape(2, 4, 4) / 8
+    return [
+        Stored(symbols, (6, 6), Levels(levels, scale, 2)),
+        Stored(symbols[0], (6,), Levels(levels)),
+        Stored(symbols, (6, 6), Codes(alphas)),
+        Stored(symbols[:3].reshape(2, 9), (6, 6), Vectors(books)),
+    ]
+
+
 FOREIGN: list[bytes] = []
 
 
@@ -245,6 +260,7 @@ def foreign() -> list[bytes]:
         FOREIGN.append(encode_tensor(raw(np.full(6, np.nan, np.float32))))
         FOREIGN.append(encode_tensor(raw(np.arange(6), "int64")))
         FOREIGN.append(encode_tensor(raw(np.zeros((0, 5), np.float32))))
+        FOREIGN.extend(encode_tensor(stored) for stored in tables())
     return FOREIGN
 
 

@@ -94,6 +94,12 @@ class TestKMeans:
         wanted = torch.zeros(4).index_add_(0, symbols, normal(200, seed=1)) * (4 / 200) ** 0.5
         torch.testing.assert_close(reparam.levels.grad, wanted)
 
+    def test_a_scale_per_channel_helps_where_channels_differ(self):
+        values = laplace(16, 300) * torch.logspace(-1, 1, 16)[:, None]
+        scaled = KMeans(3, granularity=PerChannel())
+        assert error(scaled, values) < 0.7 * error(KMeans(3), values)
+        assert error(scaled, values) < uniform_error(values, 3, PerChannel())
+
     def test_few_distinct_values_are_kept_as_they_are(self):
         values = torch.tensor([0.5, -1.25, 0.0, 3.0]).repeat(9)
         assert torch.equal(rounded(KMeans(2), values), values)
