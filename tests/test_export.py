@@ -15,6 +15,7 @@ from plisse.core.reparam import Plain, Reparametrized
 from plisse.errors import ExportError, InputError
 from plisse.export import to_integer_onnx, to_onnx
 from plisse.export.session import open_session, runner
+from plisse.export.stem import SpaceToDepthConvolution, with_fast_stems
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -133,6 +134,66 @@ def test_input_quantizers_become_real_integers_and_are_exported_as_rounding_othe
     integer = to_integer_onnx(model, EXAMPLE, [EXAMPLE], tmp_path / "integer.onnx")
     assert "Round" not in {node.op_type for node in onnx.load(str(integer.path)).graph.node}
     assert isinstance(model[3].input_quantizer, InputQuantizer)  # type: ignore[index]
+
+
+STEMS = [
+    (7, 2, 3, (31, 29)),
+    (3, 2, 1, (13, 12)),
+    (3, 2, 0, (13, 14)),
+    ((5, 3), 2, (2, 0), (20, 21)),
+    (8, 4, 2, (32, 33)),
+]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "size"), STEMS)
+def test_a_stem_by_space_to_depth_is_the_same_convolution(
+    kernel: Any, stride: int, padding: Any, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, kernel, stride, padding), nn.ReLU())
+    x = torch.randn(2, 3, *size)
+    changed = with_fast_stems(model, x)
+    assert isinstance(changed[0], SpaceToDepthConvolution)  # type: ignore[index]
+    assert changed[0].convolution.stride == (1, 1)  # type: ignore[index]
+    torch.testing.assert_close(changed(x), model(x), rtol=1e-5, atol=1e-5)
+    assert isinstance(model[0], nn.Conv2d)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x)).mean((2, 3))
+
+
+def test_layers_that_are_no_stem_or_see_several_sizes_stay() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 16, 16)
+    assert isinstance(with_fast_stems(Twice(), x).layer, nn.Conv2d)
+    others = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2))
+    assert [type(layer) for layer in with_fast_stems(others, x)] == [nn.Conv2d] * 2  # type: ignore[attr-defined]
+
+
+def test_integer_files_hold_the_fast_stem(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 16, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3),
+        nn.Flatten(),
+    ]
+    model = nn.Sequential(*layers, nn.LazyLinear(4))
+    batches = [torch.randn(8, 3, 20, 20, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    model(batches[0])
+    report = to_integer_onnx(model.eval(), batches[0], batches, tmp_path / "stem.onnx")
+    assert report.integer_operators["QLinearConv"] == 2
+    assert report.snr is not None
+    assert report.snr > 20
+    shapes = [list(tensor.dims) for tensor in onnx.load(str(report.path)).graph.initializer]
+    assert [16, 12, 4, 4] in shapes
 
 
 def test_integer_export_refuses_what_gains_nothing_or_is_too_far_off(tmp_path: Path) -> None:
