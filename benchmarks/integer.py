@@ -1,4 +1,4 @@
-"""Integer inference: does it agree, is it fast, are its files small: `python -m benchmarks.integer [--small]`.
+"""Integer inference, does it agree, is it fast, is it small: `python -m benchmarks.integer [--small]`.
 
 (a) ResNet-20 on the 1,017 lossless CIFAR-10 test images, 8-bit weights and activations: float, simulated
     (fake quantization), the integer reference and the kernels; how far the two are apart per layer.

@@ -263,6 +263,39 @@ def test_transformers(activations: Activations | None) -> None:
         assert kinds.count(DynamicLinear) == 13
 
 
+class Recurrent(nn.Module):
+    """A module that gives several tensors, a size of something in symbols, and a type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.rest, self.out = nn.Conv2d(3, 6, 3), nn.GRU(6, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x)).flatten(2).transpose(1, 2)
+        states, _ = self.rest(x)
+        return self.out(states.to(x.dtype)).mean(1) * x.shape[0]
+
+
+def test_modules_with_several_results_and_types_run_on_values_not_on_symbols() -> None:
+    torch.manual_seed(0)
+    model = quantized(Recurrent(), IMAGES, ignore=("rest",))
+    with pytest.warns(StaysFloat, match="GRU 'rest'"):
+        network = to_integer(model, IMAGES)
+    assert snr(model(IMAGES).detach(), network(IMAGES)) > 35
+
+
+@pytest.mark.parametrize("activations", [None, Activations(8, MinMax())])
+def test_transformers_of_torch_keep_working(activations: Activations | None) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+    x = noise(2, 6, 16)
+    model = quantized(nn.Sequential(layer, nn.Linear(16, 3)), x, fold=False, activations=activations)
+    with pytest.warns(StaysFloat, match="TransformerEncoderLayer"):
+        network = to_integer(model, x)
+    with torch.no_grad():
+        assert snr(model(x), network(x)) > 30
+
+
 def test_bad_input() -> None:
     with pytest.raises(GraphError, match="without a layer on an integer grid"):
         to_integer(nn.Sequential(nn.Conv2d(3, 4, 3)), IMAGES)

@@ -88,7 +88,13 @@ def _is_stem(layer: Any) -> bool:
         return False
     plain = layer.dilation == (1, 1) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     stride = layer.stride[0]
-    return plain and layer.stride == (stride, stride) and stride > 1 and min(layer.kernel_size) >= stride
+    return (
+        plain
+        and not isinstance(layer.padding, str)
+        and layer.stride == (stride, stride)
+        and stride > 1
+        and min(layer.kernel_size) >= stride
+    )
 
 
 def _pads(layer: Any, size: tuple[int, int], wide: list[int]) -> tuple[int, int, int, int]:

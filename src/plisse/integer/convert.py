@@ -18,6 +18,7 @@ from plisse.core.reparam import baked
 from plisse.errors import GraphError
 from plisse.integer import kernels as fast
 from plisse.integer import reference as exact
+from plisse.integer.forms import Layer
 from plisse.integer.functions import IntegerFunctions, WithFunctions
 from plisse.integer.graph import traced
 from plisse.integer.layers import OURS, Between, DynamicLinear, EmbeddingRows
@@ -58,7 +59,8 @@ def to_integer(
     """
     plain = modules.clone(baked(model)).cpu().eval()
     batches = [map_inputs(inputs, lambda tensor: tensor.cpu()) for inputs in (example, *calibration)]
-    layers, left = _converted(plain, model, fast.kernels if kernels else exact.reference)
+    backend = fast.kernels if kernels else exact.reference
+    layers, left = _converted(plain, model, backend)
     if not layers and not any(isinstance(module, OURS) for module in plain.modules()):
         raise GraphError(
             f"a {type(model).__name__} without a layer on an integer grid",
@@ -72,8 +74,9 @@ def to_integer(
         network, floating = _layerwise(plain, batches[0], layers, kernels)
         floating = left + floating
     else:
+        reached = {piece.form.name for piece in pieces.pieces if isinstance(piece.form, Layer)}
+        _replace(plain, {name: layer for name, layer in layers.items() if name not in reached}, backend)
         steps = plan(pieces, layers)
-        backend = fast.kernels if kernels else exact.reference
         network = IntegerNetwork(steps, pieces, backend)
         floating = list(steps.floating)
     return _said(network, floating, strict)
@@ -100,6 +103,9 @@ def _converted(plain: nn.Module, model: nn.Module, backend: Backend) -> tuple[di
     Returns the other layers with an integer form, and the names of those without."""
     layers: dict[str, Weighted] = {}
     left = []
+    for part in plain.modules():
+        if isinstance(part, nn.TransformerEncoderLayer):
+            part.activation_relu_or_gelu = 0  # or it reads the weights of its layers past them
     for name, module in list(modules.weighted_layers(plain)):
         layer: Any = module
         weight = integer_weight(model, f"{name}.weight" if name else "weight") if _fits(layer) else None
@@ -121,6 +127,12 @@ def _converted(plain: nn.Module, model: nn.Module, backend: Backend) -> tuple[di
     return layers, left
 
 
+def _replace(plain: nn.Module, layers: dict[str, Weighted], backend: Backend) -> None:
+    """Put layers that the trace does not show, being inside of a module of torch, into their place."""
+    for name, layer in layers.items():
+        modules.replace(plain, name, Between(backend(Entry(layer.source)), backend(layer)))
+
+
 def _fits(layer: Any) -> bool:
     """Whether a layer of this kind, with this quantizer, has an integer form."""
     quantizer = getattr(layer, "input_quantizer", None)
@@ -130,8 +142,8 @@ def _fits(layer: Any) -> bool:
         plainly = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         return plainly and isinstance(quantizer, InputQuantizer) and not hasattr(layer, "input_scale")
     if isinstance(quantizer, DynamicQuantizer):
-        return isinstance(layer, nn.Linear) and quantizer.bits <= 8 and quantizer.unit != "sample"
-    return isinstance(layer, nn.Linear) and isinstance(quantizer, InputQuantizer | None)
+        return type(layer) is nn.Linear and quantizer.bits <= 8 and quantizer.unit != "sample"
+    return type(layer) is nn.Linear and isinstance(quantizer, InputQuantizer | None)
 
 
 def _weighted(layer: Any, weight: IntegerWeight, quantizer: InputQuantizer) -> Weighted:
@@ -148,9 +160,7 @@ def _layerwise(
     plain: nn.Module, example: Inputs, layers: dict[str, Weighted], kernels: bool
 ) -> tuple[nn.Module, list[str]]:
     """Every layer by itself, with floating point between; and the names of what runs in that."""
-    backend = fast.kernels if kernels else exact.reference
-    for name, layer in layers.items():
-        modules.replace(plain, name, Between(backend(Entry(layer.source)), backend(layer)))
+    _replace(plain, layers, fast.kernels if kernels else exact.reference)
     network = plain if kernels else WithFunctions(plain)
     watch = IntegerFunctions(integer=not kernels)
     ours = [module for module in plain.modules() if isinstance(module, OURS)]

@@ -59,10 +59,15 @@ class Moved:
 
 @dataclass(frozen=True)
 class Plain:
-    """Runs as it is: a size, an index, or (`floating`) arithmetic that has no integer form."""
+    """Runs as it is: a size (whatever the form of what it is the size of), an index, a constant, or
+    (`floating`) arithmetic that has no integer form."""
 
-    floating: bool
+    floating: bool = False
+    sizes: bool = False
 
+
+Kind = tuple[int, ...] | str
+"""What a value is: a tensor of a shape, "tensors" (several), "size" (integers), "other"."""
 
 Form = Layer | Plus | Pool | Moved | Plain | Clip
 
@@ -74,15 +79,15 @@ def does_nothing(node: fx.Node, root: nn.Module) -> bool:
     return node.target in NOTHING and len(node.all_input_nodes) == 1
 
 
-def form_of(
-    node: fx.Node, root: nn.Module, shapes_of: Mapping[str, tuple[int, ...]], integer: set[str]
-) -> Form:
-    """What `node` is. shapes_of: of the values that are tensors. integer: layers with an integer form."""
-    if node.name not in shapes_of:
-        return Plain(floating=False)  # a size, a shape, a number
-    shapes = [shapes_of[source.name] for source in node.all_input_nodes if source.name in shapes_of]
+def form_of(node: fx.Node, root: nn.Module, values: Mapping[str, Kind], integer: set[str]) -> Form:
+    """What `node` is. values: of every node. integer: names of layers with an integer form."""
+    own = values.get(node.name, "other")
+    if isinstance(own, str):
+        return Plain(floating=own == "tensors", sizes=own == "size")
+    known = [values.get(source.name) for source in node.all_input_nodes]
+    shapes = [kind for kind in known if isinstance(kind, tuple)]
     if node.op == "get_attr" or not shapes:
-        return Plain(floating=False)
+        return Plain()
     if node.op == "call_module":
         return _module_form(str(node.target), root.get_submodule(str(node.target)), shapes[0], integer)
     target: Any = node.target

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
+from torch.utils._pytree import tree_leaves
 
 from plisse.core.batch import Inputs
 from plisse.errors import GraphError, InputError
-from plisse.integer.forms import Form, argument, does_nothing, form_of
+from plisse.integer.forms import Form, Kind, argument, does_nothing, form_of
 from plisse.integer.layers import OURS
 
 
@@ -124,7 +125,6 @@ def traced(model: nn.Module, batches: Iterable[Inputs], integer: set[str]) -> Pi
     watch = _Watch(fx.GraphModule(model, graph))
     for inputs in batches:
         watch.feed(inputs)
-    shapes = {name: seen.shape for name, seen in watch.seen.items()}
     defaults: dict[str, Any] = {}
     keywords = watch.keywords
     pieces, outputs = [], []
@@ -138,7 +138,7 @@ def traced(model: nn.Module, batches: Iterable[Inputs], integer: set[str]) -> Pi
             outputs.append(node)
         else:
             sources = tuple(source.name for source in node.all_input_nodes)
-            form = form_of(node, model, shapes, integer)
+            form = form_of(node, model, watch.kinds, integer)
             pieces.append(Piece(node.name, form, sources, Call(node, model)))
     results = tuple(source.name for source in outputs[0].all_input_nodes)
     return Pieces(defaults, keywords, tuple(pieces), Call(outputs[0], model), results, watch.seen)
@@ -150,6 +150,7 @@ class _Watch(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.seen: dict[str, Seen] = {}
+        self.kinds: dict[str, Kind] = {}
         inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
         self.names = [node.name for node in inputs]
         self.keywords = {str(node.target): node.name for node in inputs}
@@ -175,6 +176,7 @@ class _Watch(fx.Interpreter):
         if n.op == "placeholder" and n.name not in self.given:
             return n.args[0] if n.args else None
         value = super().run_node(n)
+        self.kinds[n.name] = _kind(value)
         if isinstance(value, Tensor):
             self._look(n.name, value)
         return value
@@ -187,3 +189,11 @@ class _Watch(fx.Interpreter):
                 raise InputError(f"NaN or infinity at {name!r} on the example", expected="finite activations")
         before = self.seen.get(name, Seen(tuple(value.shape), 0.0, 0.0))
         self.seen[name] = Seen(before.shape, min(before.low, low), max(before.high, high))
+
+
+def _kind(value: Any) -> Kind:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, (int, torch.Size)):
+        return "size"
+    return "tensors" if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)) else "other"

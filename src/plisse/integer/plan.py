@@ -179,10 +179,10 @@ class _Layout:
             return
         if isinstance(form, Plain) and form.floating:
             self._float(unit)
-        elif isinstance(form, Moved) or unit.name in self.pieces.seen:
-            self._add(unit, Floating(call), tuple(self._as(name, None) for name in unit.sources), None)
         else:  # sizes are the same in any form
-            self._add(unit, Floating(call), tuple(self._any(name) for name in unit.sources), None)
+            any_form = isinstance(form, Plain) and form.sizes
+            sources = tuple(self._as(n, self.own[n] if any_form else None) for n in unit.sources)
+            self._add(unit, Floating(call), sources, None)
 
     def _all_float(self, unit: Unit) -> bool:
         """Whether rounding for this operator alone would gain nothing."""
@@ -198,9 +198,6 @@ class _Layout:
         self.steps.append(Step(unit.name, operator, sources, unit.piece.name))
         self.own[unit.name] = grid
         self.forms[unit.name, grid] = unit.name
-
-    def _any(self, name: str) -> str:
-        return self._as(name, self.own[name])
 
     def _as(self, name: str, grid: Symbols | None) -> str:
         """The value `name` on `grid`, made from the form it has unless it is there already."""
