@@ -49,6 +49,7 @@ def mean_after(model, task, layer):
     return torch.cat(found).transpose(0, 1).flatten(1).mean(1)
 
 
+COARSE_HEAD = Quantize(bits=2, granularity=PerTensor())
 COARSE = Quantize(bits=3, granularity=PerTensor(), ignore=("4",))
 
 
@@ -143,6 +144,22 @@ def mean_of(model, task, layer):
         model(task.example)
     handle.remove()
     return found[0].transpose(0, 1).flatten(1).mean(1)
+
+
+def test_means_pass_averages_and_flattening_but_not_maxima(task):
+    for pool, reached in ((nn.AvgPool2d(2), True), (nn.MaxPool2d(2), False), (nn.LeakyReLU(), False)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), pool, nn.Flatten())
+        model.append(nn.Linear(model(task.example).shape[1], 3)).eval()
+        rounded = COARSE_HEAD(model, task)
+        if not reached:
+            with pytest.raises(InputError, match="batch norm"):
+                AnalyticBiasCorrection()(rounded, task)
+            continue
+        change = rounded.reparams["4.weight"]() - model[4].weight
+        shift = change.detach().sum(1) * (2 * torch.pi) ** -0.5
+        found = plain(AnalyticBiasCorrection()(rounded, task))[4].bias
+        torch.testing.assert_close(found, model[4].bias - shift)
 
 
 def test_the_mean_of_a_clipped_normal_is_that_of_samples():

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from plisse.compress.fold import FOLDABLE, NORMS, foldable_pairs
 from plisse.compress.notes import with_notes
-from plisse.compress.pairs import RECTIFIERS
+from plisse.compress.pairs import ELEMENTWISE, RECTIFIERS, keeps_channels
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.rated import RateQuantized, TrellisQuantized
-from plisse.compress.trace import Trace
+from plisse.compress.trace import Reader, Trace
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
 from plisse.core.reparam import Reparametrized, baked, plain
@@ -52,7 +52,8 @@ class BiasCorrection:
 class AnalyticBiasCorrection:
     """`BiasCorrection` without data: E[x] of each input channel from the batch norm that it comes from (Nagel
     et al. 2019, section 4.2.1). Behind a batch norm with offset b and slope g values are taken as normal,
-    N(b, g^2); behind a rectifier too, E[x] = b cdf(b / |g|) + |g| pdf(b / |g|).
+    N(b, g^2); behind a rectifier too, E[x] = b cdf(b / |g|) + |g| pdf(b / |g|). Averages and flattening may
+    follow.
 
     Batch norm must be in place, not folded. Layers whose input is anything but a batch norm, or a rectifier
     behind one (such as a sum with a shortcut), are left; the notes name them. Borders padded with zeros are
@@ -74,10 +75,10 @@ class AnalyticBiasCorrection:
             )
         norms = dict(foldable_pairs(network, task.example))
         for name in found:
-            change = rounded[name].double().flatten(2).sum(2) if rounded[name].dim() > 2 else rounded[name]
             groups = getattr(network.get_submodule(name), "groups", 1)
-            mean = means[name].reshape(groups, 1, -1)  # [G, 1, C / G]
-            shift = (change.double().reshape(groups, -1, mean.shape[2]) * mean).sum(2).flatten()
+            mean = means[name].reshape(groups, 1, -1, 1)  # [G, 1, C / G, 1]
+            change = rounded[name].double().reshape(groups, len(rounded[name]) // groups, mean.shape[2], -1)
+            shift = (change * mean).sum((2, 3)).flatten()
             _correct(corrected, name, norms.get(name), shift)
         left = [f"{name!r} left: its input is no batch norm's" for name in rounded if name not in means]
         return with_notes(corrected, left)
@@ -86,21 +87,32 @@ class AnalyticBiasCorrection:
 def _means_from_norms(model: nn.Module, example: Inputs) -> dict[str, Tensor]:
     """E[x] per input channel [C], float64, of linear and convolution layers behind a batch norm."""
     trace = Trace(model, example, FOLDABLE + NORMS)
-    rectified = {
-        reader.made: value
-        for value, readers in trace.readers.items()
-        for reader in readers
-        if reader.name in RECTIFIERS
-    }
     means = {}
     for name, value in trace.inputs.items():
-        norm: Any = model.get_submodule(trace.makers.get(rectified.get(value, value), ""))
+        behind, rectified = _origin(trace, value)
+        norm: Any = model.get_submodule(behind)
         if not isinstance(model.get_submodule(name), FOLDABLE) or not isinstance(norm, NORMS):
             continue
         offset = norm.bias.detach().double() if norm.affine else torch.zeros(norm.num_features).double()
         slope = norm.weight.detach().double().abs() if norm.affine else torch.ones(norm.num_features).double()
-        means[name] = offset if value not in rectified else clipped_mean(offset, slope)
+        means[name] = clipped_mean(offset, slope) if rectified else offset
     return means
+
+
+def _origin(trace: Trace, value: int) -> tuple[str, bool]:
+    """The layer that a value comes from through operators that keep means, and perhaps a rectifier before
+    them; "" where there are others."""
+    came = {r.made: (before, r) for before, seen in trace.readers.items() for r in seen if not r.layer}
+    rectified = False
+    while value not in trace.makers:
+        before, reader = came.get(value, (value, Reader("")))
+        averages = reader.name not in ELEMENTWISE and "max_pool" not in reader.name
+        if reader.name in RECTIFIERS and not rectified:
+            rectified = True
+        elif rectified or not averages or not keeps_channels(trace, before, reader):
+            return "", False
+        value = before
+    return trace.makers[value], rectified
 
 
 def clipped_mean(mean: Tensor, deviation: Tensor) -> Tensor:

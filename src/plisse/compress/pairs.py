@@ -59,14 +59,15 @@ def _follow(trace: Trace, value: int, linear: bool) -> tuple[str, bool] | None:
         reader = trace.readers[value][0]
         if reader.layer:
             return reader.name, rectified
-        if reader.made is None or not _keeps_channels(trace, value, reader, linear):
+        if reader.made is None or not keeps_channels(trace, value, reader, linear):
             return None
         rectified |= value == start and reader.name in RECTIFIERS
         value = reader.made
     return None
 
 
-def _keeps_channels(trace: Trace, value: int, reader: Reader, linear: bool) -> bool:
+def keeps_channels(trace: Trace, value: int, reader: Reader, linear: bool = False) -> bool:
+    """Whether an operator works on each channel of `value` alone, and lets factors above 0 pass."""
     if reader.name in ELEMENTWISE:
         return True
     before, after = trace.shapes[value], trace.shapes[reader.made or 0]
