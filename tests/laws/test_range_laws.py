@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from plisse.bitstream.tensors import decode_tensor, encode_tensor
+from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.grids import (
     Format,
     PerBlock,
@@ -30,6 +32,7 @@ from plisse.compress.quantize.ranges import (
 )
 from plisse.compress.quantize.ranges.entropy import divergences
 from plisse.core.dynamicquant import DynamicQuantizer
+from plisse.core.reparam import Plain
 
 FORMS = [
     Format(2),
@@ -198,6 +201,16 @@ def test_blocks_cover_every_value_once(shape):
     else:
         wanted[:] = rows.max()
     assert torch.equal(top.expand_as(values), wanted.reshape(shape))
+
+
+def test_blocks_are_stored_as_they_are_computed():
+    values = normal(7, 3, 3, 3)
+    fake = FakeQuantized(Plain(values), Format(4), PerBlock(3, 10), MinMax())
+    stored = fake.stored()
+    assert stored.grid.scale.shape == (7, 3)
+    assert (stored.grid.scale[0] == stored.grid.scale[2]).all()
+    assert torch.equal(torch.from_numpy(stored.values()), fake().detach())
+    assert torch.equal(torch.from_numpy(decode_tensor(encode_tensor(stored)).values()), fake().detach())
 
 
 def test_blocks_of_one_row_are_groups():

@@ -104,8 +104,8 @@ class PerBlock:
     """One scale per block of `rows` neighbouring channels times `columns` neighbouring values of each; blocks
     at the ends may be smaller. Tensors with fewer than two axes get a single scale.
 
-    The file holds the scale once per channel of a block, as for `PerGroup(columns)`: blocks suit hardware
-    that wants tiles, and share the fit of a scale; they do not make files smaller than groups do.
+    For hardware that wants tiles. The file writes the scale again for every channel of a block, and learned
+    steps may drift apart there.
 
     rows, columns: at least 1.
     """
