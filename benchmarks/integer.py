@@ -52,6 +52,7 @@ BARS = {
     "resnet18": {"integer, eager": 4.0, "integer, ONNX": 5.5},
     "bert": {"integer, eager": 2.5, "integer, ONNX": 3.5},
 }
+W8A8 = Quantize(bits=8, range=MinMax(), activations=Activations(8, MinMax()))
 AGREEMENT, BYTES = 0.995, 1.02
 BASE = "float32, eager"
 
@@ -123,9 +124,7 @@ def vision(repeats: int) -> dict[str, Any]:
     example = torch.randn(1, 3, 224, 224)
     inputs = [torch.randn(1, 3, 224, 224) for _ in range(8)]
     task = _task(example, inputs)
-    small = Quantize(bits=8, range=MinMax(), activations=Activations(8, MinMax()))(
-        FoldBatchNorm()(model, task), task
-    )
+    small = W8A8(FoldBatchNorm()(model, task), task)
     result = compared("resnet18", model, small, example, inputs, repeats, channels_last=True)
     return {"network": "resnet18 at 224 x 224, batch 1, random weights", **result}
 

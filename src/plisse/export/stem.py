@@ -79,22 +79,12 @@ def _shapes(model: nn.Module, layers: dict[str, Any], example: Inputs) -> dict[s
 
 
 def _is_stem(layer: Any) -> bool:
-    if (
-        type(layer) is not nn.Conv2d
-        or layer.in_channels > FEW
-        or layer.groups != 1
-        or hasattr(layer, "input_scale")
-    ):
+    if type(layer) is not nn.Conv2d or layer.in_channels > FEW or hasattr(layer, "input_scale"):
         return False
-    plain = layer.dilation == (1, 1) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
     stride = layer.stride[0]
-    return (
-        plain
-        and not isinstance(layer.padding, str)
-        and layer.stride == (stride, stride)
-        and stride > 1
-        and min(layer.kernel_size) >= stride
-    )
+    regular = layer.stride == (stride, stride) and not isinstance(layer.padding, str)
+    return plain and regular and 1 < stride <= min(layer.kernel_size)
 
 
 def _pads(layer: Any, size: tuple[int, int], wide: list[int]) -> tuple[int, int, int, int]:
