@@ -47,7 +47,7 @@ VECTORS = [
 GRIDS = [*TABLES, *SCALED, *BINARY, *TERNARY, *CODES, *VECTORS]
 EXACT_ZERO = [*TABLES[:-3], KMeans(4), *SCALED, *TERNARY]
 REPEATS = [*TABLES, *BINARY, *TERNARY, BinaryCodes(1), *VECTORS[:3]]  # fitted anew to its own output
-SHAPES = [(7,), (6, 5), (4, 3, 3, 3), (1, 10), (3, 64), ()]
+SHAPES = [(6, 5), (4, 3, 3, 3), (7,), (1, 70), ()]
 FAMILIES = {
     "logarithmic": [Logarithmic(b) for b in (2, 3, 4, 5, 8)],
     "additive": [AdditivePowersOfTwo(b) for b in range(2, 9)],
@@ -87,7 +87,7 @@ class TestContract:
         assert same(stored, reparam())
         assert same(decode_tensor(encode_tensor(stored)), reparam())
 
-    @pytest.mark.parametrize("shape", SHAPES[1:4], ids=str)
+    @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
     def test_rounding_its_own_output_changes_nothing(self, grid, shape):
         once = grid.quantized(Plain(some_values(shape)))
         again = copy.deepcopy(once)
@@ -95,7 +95,7 @@ class TestContract:
             again.source.weight.copy_(once())
         assert torch.equal(again(), once())
 
-    @pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
+    @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
     def test_copies_are_independent(self, grid, shape):
         once = grid.quantized(Plain(some_values(shape)))
         first, other = once().detach().clone(), copy.deepcopy(once)
@@ -118,7 +118,7 @@ class TestContract:
         reparam, wanted = grid.quantized(Plain(some_values())), some_values(seed=1)
         optimizer = torch.optim.SGD([p for p in reparam.parameters() if p.requires_grad], lr=0.05)
         before = float((reparam() - wanted).detach().square().sum())
-        for _ in range(20):
+        for _ in range(12):
             optimizer.zero_grad()
             (reparam() - wanted).square().sum().backward()
             optimizer.step()
@@ -127,7 +127,7 @@ class TestContract:
             assert float((reparam() - wanted).detach().square().sum()) < before
 
     def test_takes_no_more_than_its_bits_and_tables(self, grid):
-        stored = grid.quantized(Plain(some_values((64, 288)))).stored()
+        stored = grid.quantized(Plain(some_values((48, 144)))).stored()
         assert len(encode_tensor(stored)) <= 1.02 * theoretical_bytes(stored) + 48
 
     def test_refuses_nan_and_nothing(self, grid):
@@ -203,7 +203,7 @@ def test_error_does_not_grow_with_bits(family):
 @pytest.mark.parametrize("grid", [KMeans(3), SCALED[0], LossAwareBinary(), *VECTORS[1:4:2]], ids=str)
 class TestImportance:
     def test_takes_it_per_value_or_per_input_channel(self, grid):
-        values = some_values((6, 4, 3, 3))
+        values = some_values((12, 4, 3, 3))
         per_channel = torch.tensor([1.0, 2.0, 0.0, 9.0])
         spread = per_channel[None, :, None, None].expand(values.shape)
         found = grid.quantized(Plain(values), per_channel)

@@ -36,8 +36,8 @@ class OnCodes(Reparam):
         self.source = source
         self.alphas = nn.Parameter(alphas.detach().clone())
         self.alpha_gradient = (len(alphas) / max(source().numel(), 1)) ** 0.5
-        bits = torch.arange(alphas.shape[-1])
-        codes = torch.arange(2 ** len(bits))[:, None]
+        bits = torch.arange(alphas.shape[-1], device=alphas.device)
+        codes = torch.arange(2 ** len(bits), device=alphas.device)[:, None]
         self.register_buffer("signs", (codes >> bits & 1).float() * 2 - 1)  # [2^B, B]
 
     def forward(self) -> Tensor:
@@ -134,8 +134,8 @@ def nearest_codes(rows: Tensor, table: Tensor) -> Tensor:
 
 
 def _alternated(rows: Tensor, alphas: Tensor) -> Tensor:
-    bits = torch.arange(alphas.shape[1])
-    signs = (torch.arange(2 ** len(bits))[:, None] >> bits & 1).to(rows) * 2 - 1
+    bits = torch.arange(alphas.shape[1], device=rows.device)
+    signs = (torch.arange(2 ** len(bits), device=rows.device)[:, None] >> bits & 1).to(rows) * 2 - 1
     for _ in range(ROUNDS):
         codes = signs[nearest_codes(rows, sums(alphas, signs))]
         alphas = least_squares(rows, codes)

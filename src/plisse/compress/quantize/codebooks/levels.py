@@ -145,5 +145,5 @@ def power_scale(values: Tensor, granularity: Granularity, factor: float, shift: 
     for part in granularity.split(values):
         largest = part.abs().amax(1).double() * factor
         power = torch.frexp(largest.clamp_min(2.0**LOWEST_POWER)).exponent - 1 - shift
-        parts.append(torch.ldexp(torch.ones(len(power)), power.clamp(LOWEST_POWER, 127)))
+        parts.append(torch.ldexp(torch.ones_like(power, dtype=torch.float32), power.clamp(LOWEST_POWER, 127)))
     return granularity.join(tuple(parts), values)

@@ -14,23 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1 << 22
-LARGEST = 1 << 18
-"""Fits look at this many points at most, evenly spread; assignment looks at all."""
+LARGEST, LARGEST_LINE = 1 << 16, 1 << 18
+"""Fits look at this many points, or numbers, at most, drawn evenly; assignment looks at all."""
 BINS = 4096
 
 
 def kmeans(points: Tensor, weights: Tensor | None, k: int, iterations: int, seed: int = 0) -> Tensor:
     """At most k centroids [K, d] of points [n, d]: the distinct points themselves where they are no more.
 
-    weights: [n, d], 0 or more, or None. iterations: Lloyd steps, 0 or more.
+    weights: [n, d], 0 or more, or None. iterations: Lloyd steps, 0 or more. The result is on the CPU.
 
     >>> kmeans(torch.tensor([[0.0], [1.0], [10.0]]), None, 2, 5).sort(0).values.flatten()
     tensor([ 0.5000, 10.0000], dtype=torch.float64)
     """
-    points = points.double()
-    weights = torch.ones_like(points) if weights is None else weights.double()
-    points, weights = _sample(points, seed), _sample(weights, seed)
     flat = points.shape[1] == 1
+    most = LARGEST_LINE if flat else LARGEST
+    points = _sample(points, most, seed).double().cpu()
+    weights = torch.ones_like(points) if weights is None else _sample(weights, most, seed).double().cpu()
     different = points.unique()[:, None] if flat else points.unique(dim=0)
     if len(different) <= k:
         return different
@@ -122,7 +122,8 @@ def _errors(points: Tensor, weights: Tensor, centroids: Tensor, nearest: Tensor)
     return (weights * (points - centroids[nearest]).square()).sum(1)
 
 
-def _sample(points: Tensor, seed: int) -> Tensor:
-    if len(points) <= LARGEST:
+def _sample(points: Tensor, most: int, seed: int) -> Tensor:
+    if len(points) <= most:
         return points
-    return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:LARGEST]]
+    pick = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:most]
+    return points[pick.to(points.device)]

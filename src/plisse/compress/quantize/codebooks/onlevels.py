@@ -45,6 +45,7 @@ class OnLevels(Reparam):
     ) -> None:
         super().__init__()
         self.source, self.group = source, group
+        levels = levels.to(source().device)
         self.half_type = half_precision(levels.detach().cpu().numpy()) or ""
         if not self.half_type:
             raise InputError("levels that 16 bits cannot hold", expected="float16 or bfloat16 numbers")
@@ -130,7 +131,7 @@ def fitted_scale(values: Tensor, levels: Tensor, granularity: Granularity, searc
     search: the share of the largest scale that has the least squared error; otherwise the largest magnitude
     of a unit falls on the highest level.
     """
-    parts = granularity.split(values)
+    parts, levels = granularity.split(values), levels.to(values.device)
     scales = [largest_scale(part, float(levels.abs().max())) for part in parts]
     if search:
         scales = [_searched(part, scale, levels) for part, scale in zip(parts, scales, strict=True)]

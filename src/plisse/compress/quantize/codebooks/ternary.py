@@ -93,7 +93,7 @@ class TrainedTernarized(Reparam):
     def forward(self) -> Tensor:
         values = self.source().float()
         symbols, table = self._symbols(values.detach()), self._table()
-        slope = torch.where(symbols == 1, torch.ones(()), table.detach().abs()[symbols])
+        slope = table.detach().abs()[symbols].masked_fill(symbols == 1, 1.0)
         return table[symbols] + slope * (values - values.detach())
 
     def stored(self) -> Stored:

@@ -144,7 +144,7 @@ def fitted_vectors(
     books = []
     for stage in range(stages):
         book = kmeans(points[:whole], mass[:whole], k, iterations, seed + stage)
-        book = halves(torch.cat([book, book[:1].expand(k - len(book), d)]))
+        book = halves(torch.cat([book, book[:1].expand(k - len(book), d)])).to(values.device)
         points = points - book.double()[assign(points, mass, book.double())]
         books.append(book)
     return OnVectors(source, _of_one_half(torch.stack(books)), weights)
@@ -190,7 +190,7 @@ def _beam(points: Tensor, weights: Tensor, books: Tensor) -> Tensor:
 
 def _of_one_half(books: Tensor) -> Tensor:
     """The same numbers where one 16-bit type holds them, else rounded to one."""
-    return books if half_precision(books.numpy()) else halves(books)
+    return books if half_precision(books.cpu().numpy()) else halves(books)
 
 
 def _check(d: int, bits: int, iterations: int) -> None:
