@@ -149,6 +149,13 @@ class TestContract:
             assert bool(reparam().isfinite().all())
             assert same(decode_tensor(encode_tensor(reparam.stored())), reparam())
 
+    def test_the_order_in_memory_does_not_matter(self, grid):
+        values = some_values((6, 4, 3, 3))
+        other = values.contiguous(memory_format=torch.channels_last)
+        found = grid.quantized(Plain(other))
+        assert torch.equal(found(), grid.quantized(Plain(values))())
+        assert same(found.stored(), found())
+
     def test_quantizes_every_layer_of_a_network(self, grid):
         torch.manual_seed(0)
         network = nn.Sequential(

@@ -92,7 +92,7 @@ def nearest(values: Tensor, levels: Tensor) -> Tensor:
     tensor([1, 3, 1, 3])
     """
     middles = (levels[1:] + levels[:-1]) / 2
-    found = torch.bucketize(values, middles)
+    found = torch.bucketize(values.contiguous(), middles)
     if not middles.numel():
         return found
     tied = values == middles[found.clamp_max(middles.numel() - 1)]
