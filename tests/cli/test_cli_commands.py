@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 
 from plisse import __version__
 from plisse.cli.main import app
+from plisse.compress.quantize.grids import PerGroup
+from plisse.compress.quantize.quantize import Quantize
 from plisse.cost.budget import Budget
 from plisse.errors import BudgetError, FormatError, InputError, PlisseError
 
@@ -64,7 +66,7 @@ def test_compress_hands_everything_on_and_writes_file_and_report(calls: Calls, t
     assert (opened[0], opened[1], opened["seed"]) == ("cifar10", "d", 3)
     given = calls.of("compress")
     assert given["budget"] == Budget.parse("bytes=0.1x, latency=5ms")
-    assert (given["recipe"], given["strict"], given["seed"]) == ("steps", True, 3)
+    assert (given["recipe"].steps, given["strict"], given["seed"]) == (("steps",), True, 3)
     assert (given["finetune_steps"], given["finetune_lr"]) == (7, 0.01)
     assert given["notes"] == {"task": "cifar10"}
     assert given["allow"] == ("a.b:c", "resnet20")
@@ -79,6 +81,24 @@ def test_compress_without_bounds_asks_for_a_tenth(calls: Calls, tmp_path: Path) 
     assert given["recipe"] is None
     plisse("compress", "resnet20", "-o", tmp_path / "a.plisse", "--recipe", "r.yaml")
     assert calls.of("compress")["budget"] is None
+
+
+def test_short_flags_of_quantization_stand_for_a_recipe(calls: Calls, tmp_path: Path) -> None:
+    flags = ("--bits", 4, "--activations", 8, "--group", 32, "--rounding", "gptq")
+    done = plisse("compress", "resnet20", "-o", tmp_path / "a.plisse", *flags)
+    assert done.exit_code == 0, done.output
+    given = calls.of("compress")
+    assert given["budget"] is None
+    quantize = next(step for step in given["recipe"].steps if isinstance(step, Quantize))
+    assert (quantize.bits, quantize.first_last_bits, quantize.granularity) == (4, 8, PerGroup(32))
+    assert (quantize.activations.bits, type(quantize.rounding).__name__) == (8, "GPTQ")
+
+
+@pytest.mark.parametrize("flags", [("--activations", 8), ("--group", 32), ("--rounding", "gptq")])
+def test_flags_of_quantization_need_bits(flags: tuple[object, ...], calls: Calls, tmp_path: Path) -> None:
+    done = plisse("compress", "resnet20", "-o", tmp_path / "a.plisse", *flags)
+    assert done.exit_code == 2
+    assert f"{flags[0]} without --bits" in done.output
 
 
 def test_json_is_one_document_on_standard_output(calls: Calls, tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from plisse.cli import options
 from plisse.cli.failures import reported
 from plisse.cli.opening import kind, open_named_task, open_network
 from plisse.cli.output import check_outputs, counted, print_json, stdout, working
+from plisse.cli.quantizing import Activations, Bits, Group, Rounding_, check_flags, quantizing
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
     from plisse.compress.result import Result
+    from plisse.compress.step import Step
 
 Out = Annotated[
     Path,
@@ -28,7 +30,7 @@ Budget = Annotated[
     typer.Option(
         "--budget", metavar="B", show_default=False, rich_help_panel=options.FAR,
         help="Upper bounds on bytes, params, macs, latency: 'bytes=0.1x, latency=5ms'. x is a share of the "
-        "original. Without --budget and --recipe: bytes=0.1x.",
+        "original. Without --budget, --recipe and --bits: bytes=0.1x.",
     ),
 ]  # fmt: skip
 Recipe = Annotated[
@@ -78,6 +80,10 @@ def compress(
     seed: options.Seed = 0,
     budget: Budget = None,
     recipe: Recipe = None,
+    bits: Bits = None,
+    activations: Activations = None,
+    group: Group = None,
+    rounding: Rounding_ = None,
     finetune: FineTune = 0,
     finetune_lr: Rate = None,
     strict: Strict = False,
@@ -89,19 +95,23 @@ def compress(
     The file holds all of it: structure, weights, and a tokenizer where there is one.
     """
     check_outputs(out=out, report=report)
+    check_flags(bits, activations=activations, group=group, rounding=rounding)
     with working("loading") as say:
         from plisse.bitstream.atomic import write_atomic
         from plisse.compress.compress import compress as run
         from plisse.compress.recipe import read_recipe
+        from plisse.compress.step import chain
         from plisse.cost.budget import Budget as Bounds
         from plisse.report.html import write_report
 
         if finetune_lr is not None and not finetune:
             raise InputError("--finetune-lr without --finetune", expected="both", hint="--finetune 500")
-        wanted = budget or (None if recipe else DEFAULT_BUDGET)
+        given: list[Step] = [read_recipe(recipe)] if recipe else []
+        wanted = budget or (DEFAULT_BUDGET if recipe is None and bits is None else None)
         bounds = Bounds.parse(wanted) if wanted else None
-        steps = read_recipe(recipe) if recipe else None
         network = open_network(model, weights, allow, seed)
+        if bits is not None:
+            given.append(quantizing(network, bits, activations, group, rounding))
         opened = open_named_task(task, data, network, seed)
         say(f"measuring {model}")
         rate = {} if finetune_lr is None else {"finetune_lr": finetune_lr}
@@ -109,7 +119,7 @@ def compress(
             network,
             opened,
             budget=bounds,
-            recipe=steps,
+            recipe=chain(*given) if given else None,
             finetune_steps=finetune,
             **rate,
             strict=strict,

@@ -26,6 +26,11 @@ COMPRESS: Examples = (
         "  --task cifar10:DIR --budget 'bytes=0.05x, latency=0.6x' \\\n"
         "  --finetune 800 --report r20.html",
     ),
+    (
+        "4-bit weights and 8-bit activations, rounded block by block",
+        "plisse compress resnet20 --weights W.safetensors -o r20.plisse \\\n"
+        "  --task cifar10:DIR --bits 4 --activations 8 --rounding qdrop",
+    ),
     ("a sentence encoder", "plisse compress minilm --task stsb:DIR --budget bytes=12MB -o m.plisse"),
     ("a file again, smaller", "plisse compress a.plisse --budget bytes=0.05x -o b.plisse"),
     ("the steps of a recipe", "plisse compress hf:DIR --task sst2:DIR --recipe R.yaml -o out.plisse"),

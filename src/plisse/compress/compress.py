@@ -104,6 +104,9 @@ def _run_steps(
     for step in done:
         run.step(step)
     if bounds is None:
+        if training:
+            run.step(training)
+            done.append(training)
         return done, ()
     structure = _run_structure(run, bounds, training, before)
     if bounds.bytes is None:

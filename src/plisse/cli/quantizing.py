@@ -1,0 +1,104 @@
+"""The short flags of quantization: what would otherwise be a recipe of three or four steps."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plisse.cli import options
+from plisse.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from plisse.compress.quantize.families import Rounding
+    from plisse.compress.step import Step
+
+
+class Method(StrEnum):
+    """How symbols are chosen: by name, from the quickest to the best."""
+
+    nearest = "nearest"
+    gptq = "gptq"
+    adaround = "adaround"
+    brecq = "brecq"
+    qdrop = "qdrop"
+
+
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits", metavar="B", show_default=False, rich_help_panel=options.FAR,
+        help="Quantize weights to B = 2 to 8 bits each, the first and last layer to 8. No labels are used.",
+    ),
+]  # fmt: skip
+Activations = Annotated[
+    int | None,
+    typer.Option(
+        "--activations", metavar="A", show_default=False, rich_help_panel=options.FAR,
+        help="With --bits: quantize what enters each layer to A = 2 to 8 bits as well.",
+    ),
+]  # fmt: skip
+Group = Annotated[
+    int | None,
+    typer.Option(
+        "--group", metavar="G", show_default=False, rich_help_panel=options.FAR,
+        help="With --bits: one scale per G weights instead of one per output channel.",
+    ),
+]  # fmt: skip
+Rounding_ = Annotated[
+    Method | None,
+    typer.Option(
+        "--rounding", show_default=False, rich_help_panel=options.FAR, case_sensitive=False,
+        help="With --bits: nearest (default), or by what layers (gptq, adaround) or blocks (brecq, qdrop) "
+        "put out: slower and better at 4 bits and below.",
+    ),
+]  # fmt: skip
+
+
+def check_flags(bits: int | None, **needy: object) -> None:
+    """Raise InputError for the first flag that is given although --bits is not."""
+    for name, given in needy.items():
+        if bits is None and given is not None:
+            raise InputError(f"--{name} without --bits", expected="both", hint=f"--bits 4 --{name} {given}")
+
+
+def quantizing(
+    network: nn.Module, bits: int, activations: int | None, group: int | None, method: Method | None
+) -> Step:
+    """The steps that the flags stand for. Raises InputError for a number out of range."""
+    from plisse.compress.fold import NORMS, FoldBatchNorm
+    from plisse.compress.quantize.activations import Activations as Inputs
+    from plisse.compress.quantize.grids import PerChannel, PerGroup
+    from plisse.compress.quantize.quantize import Quantize
+    from plisse.compress.quantize.small import CompactSmall
+    from plisse.compress.step import chain
+
+    folds = any(isinstance(module, NORMS) for module in network.modules())
+    return chain(
+        *([FoldBatchNorm()] if folds else []),
+        Quantize(
+            bits=bits,
+            granularity=PerChannel() if group is None else PerGroup(group),
+            activations=None if activations is None else Inputs(activations),
+            first_last_bits=8,
+            rounding=_rounding(method or Method.nearest),
+        ),
+        CompactSmall(),
+    )
+
+
+def _rounding(method: Method) -> Rounding:
+    from plisse.compress.quantize.families import Nearest
+    from plisse.compress.quantize.rounding import GPTQ, AdaRound, Reconstruct
+
+    members: dict[Method, Rounding] = {
+        Method.nearest: Nearest(),
+        Method.gptq: GPTQ(),
+        Method.adaround: AdaRound(),
+        Method.brecq: Reconstruct(drop=0.0),
+        Method.qdrop: Reconstruct(),
+    }
+    return members[method]
