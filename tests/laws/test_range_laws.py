@@ -154,6 +154,14 @@ def test_entropy_never_empties_a_range(form):
         assert (float(high - low) == 0) == empty
 
 
+def test_exact_zeros_do_not_change_ranges_by_entropy_or_formula():
+    samples = normal(1, 4000).relu()
+    form = Format(4, symmetric=False)
+    many = torch.cat([samples, torch.zeros(1, 40000)], 1)
+    for chosen in (Entropy(), ACIQ()):
+        torch.testing.assert_close(chosen.range(many, form), chosen.range(samples, form))
+
+
 def test_entropy_drops_a_far_outlier_and_keeps_an_even_spread():
     form = Format(8, symmetric=False)
     even = uniform(50000)[None].float()

@@ -23,8 +23,10 @@ class Entropy:
     with all that lies beyond added to its last bin; Q is that histogram (without what lies beyond) in as many
     levels as the grid has for magnitudes, each spread evenly over its occupied bins (TensorRT, Migacz 2017).
 
-    bins: of the histogram, at least 16. Made for 8 bits and many samples (activations); with few bits it
-    may clip far too much. The range is [-T, T] within that of the samples.
+    Exact zeros, of which a rectifier makes many, are left out: rounding keeps them.
+
+    bins: of the histogram, at least 16. Made for activations, with many samples; on the few
+    weights of a channel it clips far too much. The range is [-T, T] within that of the samples.
     """
 
     bins: int = 2048
@@ -50,7 +52,8 @@ class Entropy:
         """The best T of samples [n] with magnitudes up to `top`."""
         if not top > 0 or levels >= self.bins:
             return top
-        counts = torch.histc(samples.abs().float(), self.bins, 0.0, top).double().cpu().numpy()
+        sizes = samples[samples != 0].abs().float()
+        counts = torch.histc(sizes, self.bins, 0.0, top).double().cpu().numpy()
         ends = np.unique(np.linspace(levels, self.bins, min(CANDIDATES, self.bins - levels + 1)).round())
         divergence = divergences(counts, ends.astype(np.int64), levels)
         return top * float(ends[int(np.argmin(divergence))]) / self.bins
