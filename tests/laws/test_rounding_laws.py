@@ -29,7 +29,7 @@ def columns(weight, hessian, **options):
     scale, zero = (spread(part, weight, 0).expand_as(weight) for part in (found.scale.detach(), found.zero))
     hold = torch.zeros_like(weight, dtype=torch.bool)
     options = {"order": True, "block": 8, **options}
-    symbols = rounded_columns(weight, hessian, scale, zero, hold, found.form, **options)
+    symbols = rounded_columns(weight, hessian, (scale, zero, hold), found.form, **options)
     return symbols, grids.values_of(symbols, scale, zero), found
 
 

@@ -9,9 +9,17 @@ from torch import Tensor
 
 from plisse.compress.quantize import grids
 from plisse.compress.quantize.fake import FakeQuantized
-from plisse.core.reparam import Plain, Reparam
+from plisse.core import modules
+from plisse.core.reparam import Plain, Reparam, Reparametrized
 
 INSIDE = 0.49  # how far from a symbol a kept value may lie, in steps
+
+
+def copied(quantized: Reparametrized) -> Reparametrized:
+    """A copy whose symbols may be chosen anew."""
+    copy = modules.clone(quantized)
+    assert isinstance(copy, Reparametrized)
+    return copy
 
 
 def real_symbols(fake: FakeQuantized) -> Tensor:

@@ -12,7 +12,7 @@ from plisse.compress.notes import with_notes
 from plisse.compress.quantize import grids
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.rounding.capture import check_calibration, limited
-from plisse.compress.quantize.rounding.chosen import choose, pinned, spread_grid
+from plisse.compress.quantize.rounding.chosen import choose, copied, pinned, spread_grid
 from plisse.compress.quantize.rounding.moments import Gram, fitted_scale, gram, rows_of
 from plisse.compress.quantize.rounding.units import left_out, roundable, units
 from plisse.core import modules
@@ -63,7 +63,7 @@ class GPTQ:
 
     def __call__(self, quantized: Reparametrized, original: nn.Module, task: Task) -> Reparametrized:
         check_calibration(task.calibration)
-        quantized = modules.clone(quantized)
+        quantized = copied(quantized)
         work, goal = modules.clone(baked(quantized)).eval(), modules.clone(baked(original)).eval()
         batches = limited(task.calibration, self.samples)
         fakes = roundable(quantized)
@@ -75,7 +75,8 @@ class GPTQ:
                 self.round(fakes[name], work.get_submodule(unit.name), found)
                 modules.set_tensor(work, name, fakes[name]().detach())
                 advance(None)
-        return with_notes(quantized, left_out(quantized, [unit.weights[0] for unit in parts]))
+        with_notes(quantized, left_out(quantized, [unit.weights[0] for unit in parts]))
+        return quantized
 
     def round(self, fake: FakeQuantized, layer: nn.Module, found: Gram) -> None:
         """Choose the symbols of one layer's weight, in place."""
@@ -91,8 +92,8 @@ class GPTQ:
                     cross = target @ found.cross[group]
                     target = target + self.follow * torch.linalg.solve(hessian, cross.T).T
                     target = target * ~hold[rows].flatten(1)
-                parts = (part[rows].flatten(1) for part in (scale, zero, hold))
-                chosen = rounded_columns(target.float(), hessian, *parts, fake.form, self.order, self.block)
+                grid = tuple(part[rows].flatten(1) for part in (scale, zero, hold))
+                chosen = rounded_columns(target.float(), hessian, grid, fake.form, self.order, self.block)
                 symbols[rows] = chosen.reshape(weight[rows].shape)
             scales = fitted_scale(fake, layer, symbols, found, self.damping) if self.refit else None
             choose(fake, symbols, scales)
@@ -101,21 +102,20 @@ class GPTQ:
 def rounded_columns(
     weight: Tensor,
     hessian: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    hold: Tensor,
+    grid: tuple[Tensor, ...],
     form: grids.Format,
     order: bool,
     block: int,
 ) -> Tensor:
-    """The symbols [R, K] of `weight` [R, K] for H [K, K]; scale, zero and hold (stays zero) are [R, K]."""
+    """The symbols [R, K] of `weight` [R, K] for H [K, K]. grid: scale, zero point and whether the value
+    stays zero, each [R, K]."""
     if order:
         first = torch.argsort(hessian.diagonal(), descending=True, stable=True)
     else:
         first = torch.arange(len(hessian), device=hessian.device)
     hessian = hessian[first][:, first]
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True).float()
-    left, scale, zero, hold = (part.T[first].contiguous() for part in (weight, scale, zero, hold))  # [K, R]
+    left, scale, zero, hold = (part.T[first].contiguous() for part in (weight, *grid))  # [K, R]
     found = torch.empty_like(left)
     errors = torch.empty_like(left)
     for start in range(0, len(left), block):

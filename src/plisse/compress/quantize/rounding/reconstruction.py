@@ -12,6 +12,7 @@ from torch import nn
 from plisse.compress.notes import with_notes
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.rounding.capture import Call, captured, check_calibration, limited
+from plisse.compress.quantize.rounding.chosen import copied
 from plisse.compress.quantize.rounding.fisher import importance
 from plisse.compress.quantize.rounding.objective import Draws, Nearness, Trained
 from plisse.compress.quantize.rounding.units import Unit, left_out, roundable, units
@@ -73,7 +74,7 @@ def searched(quantized: Reparametrized, original: nn.Module, task: Task, how: Se
     """A copy of `quantized` with symbols chosen unit after unit. A unit whose error on calibration did not
     fall stays as it was, with a note."""
     check_calibration(task.calibration)
-    quantized = modules.clone(quantized)
+    quantized = copied(quantized)
     work, goal = modules.clone(baked(quantized)).eval(), modules.clone(baked(original)).eval()
     batches = limited(task.calibration, how.samples)
     parts = units(quantized, batches[0].inputs, how.kind)
@@ -84,7 +85,8 @@ def searched(quantized: Reparametrized, original: nn.Module, task: Task, how: Se
             if ratio >= 1:
                 notes.append(f"{unit.name or 'the network'!r} stays as it was: no nearer to the original")
             advance(ratio)
-    return with_notes(quantized, notes)
+    with_notes(quantized, notes)
+    return quantized
 
 
 def _search_unit(
@@ -106,8 +108,7 @@ def _search_unit(
     near.unit, near.mixed = max(before, 1e-20), how.drop if trained.inputs else 0.0
     _train(trained, near, how)
     before_trial = {name: value.clone() for name, value in part.state_dict().items()}
-    chosen = modules.clone(quantized)
-    _settle(chosen, work, unit, trained)
+    _settle(copied(quantized), work, unit, trained)
     ratio = near.measured(_as_called(part)) / near.unit
     if ratio < 1:
         _settle(quantized, work, unit, trained)

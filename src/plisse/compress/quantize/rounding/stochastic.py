@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from plisse.compress.quantize.fake import FakeQuantized
-from plisse.compress.quantize.rounding.chosen import choose, real_symbols
-from plisse.core import modules
+from plisse.compress.quantize.rounding.chosen import choose, copied, real_symbols
 from plisse.core.reparam import Reparametrized
 from plisse.train.task import Task
 
@@ -27,7 +26,7 @@ class Stochastic:
     seed: int = 0
 
     def __call__(self, quantized: Reparametrized, original: nn.Module, task: Task) -> Reparametrized:
-        quantized = modules.clone(quantized)
+        quantized = copied(quantized)
         draw = torch.Generator().manual_seed(self.seed)
         for fake in quantized.reparams.values():
             if isinstance(fake, FakeQuantized):
