@@ -4,6 +4,7 @@ Add yours to VARIANTS."""
 from __future__ import annotations
 
 import copy
+import math
 from functools import cache
 
 import numpy as np
@@ -16,12 +17,13 @@ from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
 from plisse.compress.quantize.aware.estimators import Clipped, ElementwiseScaled, SoftStep, Stochastic
 from plisse.compress.quantize.aware.folded import FoldForTraining
-from plisse.compress.quantize.aware.inputs import PACT, LearnedStep
+from plisse.compress.quantize.aware.inputs import PACT, LearnedStep, LogThreshold
 from plisse.compress.quantize.aware.noise import AdditiveNoise, QuantNoise, Softened
 from plisse.compress.quantize.aware.oscillation import DampOscillating, FreezeOscillating
 from plisse.compress.quantize.aware.proximal import Proximal, Relaxed
 from plisse.compress.quantize.aware.ramp import Stage
 from plisse.compress.quantize.aware.settings import Aware
+from plisse.compress.quantize.aware.train import train_quantized
 from plisse.compress.quantize.codebooks.binary import Binary
 from plisse.compress.quantize.codebooks.ternary import Ternary, TrainedTernary
 from plisse.compress.quantize.fake import FakeQuantized
@@ -77,6 +79,7 @@ VARIANTS: list[tuple[str, Step]] = [
     ("slow scales", aware(scale_lr=0.1)),
     ("adamw", aware(optimizer=AdamW(), lr=0.002, scale_lr=0.2)),
     ("pact", aware(bits=3, inputs=PACT(1e-3))),
+    ("log thresholds", aware(bits=3, inputs=LogThreshold(), ramp=(Stage(4, 5),))),
     ("clipped", aware(bits=3, estimator=Clipped(3.0))),
     ("polynomial", aware(bits=3, estimator=Clipped(4.0, polynomial=True))),
     ("ewgs", aware(estimator=ElementwiseScaled(0.1))),
@@ -190,6 +193,26 @@ def test_a_ramp_starts_wide_and_ends_at_the_bits_asked_for() -> None:
     assert bits == {"conv1.weight": 8, "conv2.weight": 2, "conv3.weight": 2, "head.weight": 8}
     quantizers = {n: m.bits for n, m in model.model.named_modules() if isinstance(m, InputQuantizer)}
     assert sorted(quantizers.values()) == [3, 3, 8, 8]
+
+
+def test_log_thresholds_end_as_powers_of_two() -> None:
+    scales = [
+        float(m.scale.detach()) for m in baked(trained("log thresholds")).modules() if hasattr(m, "top")
+    ]
+    assert len(scales) == 4
+    assert all(math.log2(scale) == round(math.log2(scale)) for scale in scales)
+
+
+def test_the_stages_of_a_ramp_are_given_as_networks_of_their_own() -> None:
+    how, seen = Aware(3, ramp=(Stage(4, 3), Stage(3, 3)), precision="32-true"), []
+    start = Quantize(bits=2, activations=Activations(2), first_last_bits=8)(original(), task())
+    assert isinstance(start, Reparametrized)
+    end = train_quantized(start, task(), how, lambda stage, model: seen.append((stage.bits, model)))
+    assert [bits for bits, _ in seen] == [4, 3]
+    for bits, model in [*seen, (2, end)]:
+        assert model.reparams["conv2.weight"].form.bits == bits
+        assert model.model.conv2.input_quantizer.bits == bits
+        assert model.reparams["conv1.weight"].form.bits == 8
 
 
 def test_offsets_are_learned_and_whole() -> None:

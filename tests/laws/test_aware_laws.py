@@ -191,6 +191,14 @@ def test_one_pass_takes_tensors_with_gaps() -> None:
     assert torch.equal(values.grad, again.grad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_pass_hides_no_nan(dtype: torch.dtype) -> None:
+    values = torch.tensor([0.5, float("nan"), float("inf"), -float("inf")], dtype=dtype)
+    found = RoundPass.apply(values, torch.tensor(0.5), 1.0, 3.0)
+    assert found[[0, 2, 3]].tolist() == [0.5, 1.0, -0.5]
+    assert bool(torch.isnan(found[1]))
+
+
 def test_quantizers_in_training_round_as_in_evaluation() -> None:
     quantizer = InputQuantizer(3, 0.25, 2.0)
     values = some(4, 9)

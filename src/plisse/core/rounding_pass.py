@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 DTYPES = (torch.float32, torch.bfloat16)
 BLOCK = 1 << 14  # values whose gradients are summed in float32
@@ -44,6 +45,7 @@ class RoundPass(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (value,) = ctx.saved_tensors
         gradient = _like(gradient, value)
@@ -92,14 +94,15 @@ def _to_bits(value: Any) -> Any:
 @njit(cache=True, nogil=True)
 def _forward_f32(value: Any, out: Any, scale: Any, zero: Any, top: Any) -> None:
     for i in range(value.size):
-        symbol = min(max(np.rint(value[i] / scale) + zero, np.float32(0)), top)
+        symbol = np.minimum(np.maximum(np.rint(value[i] / scale) + zero, np.float32(0)), top)
         out[i] = (symbol - zero) * scale
 
 
 @njit(cache=True, nogil=True)
 def _forward_bf16(value: Any, out: Any, scale: Any, zero: Any, top: Any) -> None:
     for i in range(value.size):
-        symbol = min(max(np.rint(_to_float(value[i]) / scale) + zero, np.float32(0)), top)
+        rounded = np.rint(_to_float(value[i]) / scale) + zero
+        symbol = np.minimum(np.maximum(rounded, np.float32(0)), top)
         out[i] = _to_bits((symbol - zero) * scale)
 
 
@@ -109,7 +112,7 @@ def _part_f32(value: Any, gradient: Any, out: Any, scale: Any, zero: Any, top: A
     for i in range(value.size):
         x = value[i] / scale
         rounded = np.rint(x) + zero
-        symbol = min(max(rounded, np.float32(0)), top)
+        symbol = np.minimum(np.maximum(rounded, np.float32(0)), top)
         passed = gradient[i] if rounded == symbol else np.float32(0)
         out[i] = passed
         total += gradient[i] * (symbol - zero) - passed * x
@@ -122,7 +125,7 @@ def _part_bf16(value: Any, gradient: Any, out: Any, scale: Any, zero: Any, top: 
     for i in range(value.size):
         x = _to_float(value[i]) / scale
         rounded = np.rint(x) + zero
-        symbol = min(max(rounded, np.float32(0)), top)
+        symbol = np.minimum(np.maximum(rounded, np.float32(0)), top)
         mask = np.uint32(0xFFFFFFFF) if rounded == symbol else np.uint32(0)
         passed = np.uint32(gradient[i]) & mask
         out[i] = np.uint16(passed)

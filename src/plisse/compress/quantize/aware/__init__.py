@@ -15,6 +15,7 @@ from plisse.compress.quantize.aware.inputs import (
     LearnedScale,
     LearnedStep,
     LearnedZero,
+    LogThreshold,
     learn_inputs,
 )
 from plisse.compress.quantize.aware.noise import AdditiveNoise, QuantNoise
@@ -38,6 +39,7 @@ __all__ = [
     "LearnedScale",
     "LearnedStep",
     "LearnedZero",
+    "LogThreshold",
     "Proximal",
     "QuantNoise",
     "Relaxed",

@@ -5,6 +5,7 @@ A member says what is trained and with which gradient; `Aware(inputs=...)` takes
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from plisse.core.stored import Stored, raw
 from plisse.errors import InputError
 from plisse.train.objectives import with_penalty
 from plisse.train.task import Objective
+
+TINY = 1e-30
 
 
 class InputLearning(Protocol):
@@ -83,6 +86,22 @@ class PACT:
         return with_penalty(objective, clip_energy, self.decay) if self.decay else objective
 
 
+@dataclass(frozen=True)
+class LogThreshold:
+    """Scales are powers of two, 2^ceil(u), and u is learned straight through the ceiling: its gradient is
+    s ln 2 times that of the scale, so that a step changes any scale by the same share (TQT, Jain et al.
+    2020)."""
+
+    def reparams(self, quantizer: InputQuantizer, size: int) -> dict[str, Reparam]:
+        return {"scale": LearnedLogScale(quantizer.scale, (size * quantizer.top) ** -0.5)}
+
+    def begin(self, quantizer: InputQuantizer) -> None:
+        pass
+
+    def penalized(self, objective: Objective) -> Objective:
+        return objective
+
+
 class LearnedScale(Reparam):
     """The scale of an InputQuantizer as a trained tensor, rounded to bfloat16 in use and in the file.
 
@@ -103,6 +122,27 @@ class LearnedScale(Reparam):
         """Start anew with `top` as the highest symbol: s sqrt(q_max) stays, as where LSQ starts."""
         with torch.no_grad():
             self.scale.mul_((before / top) ** 0.5)
+        self.factor *= (before / top) ** 0.5
+
+
+class LearnedLogScale(Reparam):
+    """The scale 2^ceil(u) as a function of a trained u. factor: of its gradient."""
+
+    def __init__(self, scale: Tensor, factor: float) -> None:
+        super().__init__()
+        self.exponent, self.factor = nn.Parameter(scale.detach().abs().clamp_min(TINY).log2()), factor
+
+    def forward(self) -> Tensor:
+        exponent = ScaleGradient.apply(self.exponent, self.factor)
+        return torch.exp2(torch.ceil(exponent.detach()) + (exponent - exponent.detach()))
+
+    def stored(self) -> Stored:
+        return raw(self.forward().detach().cpu().numpy(), "bfloat16")
+
+    def widen(self, top: float, before: float) -> None:
+        """The same threshold s q_max."""
+        with torch.no_grad():
+            self.exponent.add_(math.log2(before / top))
         self.factor *= (before / top) ** 0.5
 
 

@@ -22,12 +22,12 @@ class Aware:
     steps: batches, at least 1, of the last training. lr: its peak learning rate, in place of the optimizer's.
     learn_step: scales are trained too (LSQ, Esser et al. 2020); they start where the range put them
     (`MeanMagnitude()` is the paper's start). inputs: how ranges of activations are trained where learn_step:
-    LearnedStep(), LearnedStep(offset=True) (LSQ+) or PACT(decay). scale_lr: learning rate of scales as a
-    share of `lr`, above 0. estimator: the gradient of rounding, of weights on uniform grids and activations.
-    soften: what stands in for rounded weights in training: QuantNoise, AdditiveNoise, Proximal, Relaxed.
-    oscillation: FreezeOscillating or DampOscillating. ramp: trainings at more bits that come first.
-    optimizer, schedule, clip, precision, seed: as for `fit`. Softening and freezing belong to the last
-    training.
+    LearnedStep(), LearnedStep(offset=True) (LSQ+), PACT(decay) or LogThreshold(). scale_lr: learning rate of
+    scales as a share of `lr`, above 0. estimator: the gradient of rounding, of weights on uniform grids and
+    of activations. soften: what stands in for rounded weights in training: QuantNoise, AdditiveNoise,
+    Proximal or Relaxed. oscillation: FreezeOscillating or DampOscillating. ramp: trainings at more bits that
+    come first; softening and freezing belong to the last training. optimizer, schedule, clip, precision,
+    seed: as for `fit`.
 
     >>> Aware(2100, ramp=(Stage(4, 600), Stage(3, 900))).total_steps
     3600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from plisse.compress.quantize.aware.estimators import StraightThrough
 from plisse.compress.quantize.aware.inputs import (
     LearnedClip,
+    LearnedLogScale,
     LearnedScale,
     LearnedZero,
     input_quantizers,
@@ -24,6 +26,7 @@ from plisse.compress.quantize.aware.ramp import Stage, at_least, widths
 from plisse.compress.quantize.aware.settings import Aware
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.families import Estimator
+from plisse.core import modules
 from plisse.core.fakequant import on_grid
 from plisse.core.reparam import Reparam, Reparametrized
 from plisse.train.loop import fit
@@ -32,22 +35,28 @@ from plisse.train.optimizers import Optimizer
 from plisse.train.run import Hook
 from plisse.train.task import Objective, Task
 
-SCALES = (LearnedScale, LearnedClip, LearnedZero, FakeQuantized)
+After = Callable[[Stage, Reparametrized], None]
+SCALES = (LearnedScale, LearnedLogScale, LearnedClip, LearnedZero, FakeQuantized)
 
 
-def train_quantized(model: Reparametrized, task: Task, how: Aware) -> Reparametrized:
+def train_quantized(
+    model: Reparametrized, task: Task, how: Aware, after: After | None = None
+) -> Reparametrized:
     """Train a network that is quantized already, in place where it can, and return it.
 
     Afterwards it holds nothing of the training but its values: gradients other than straight-through ones,
-    noise and wider stages are gone.
+    noise and wider stages are gone. after: called with every stage of the ramp and a copy of the network as
+    it is then.
     """
     if how.learn_step:
-        model = learn_inputs(model, task.example, how.inputs)
+        model = learn_inputs(_learning(model), task.example, how.inputs)
     _begin(model, how.estimator)
     objective, final = _objective(task, how), widths(model)
     for number, stage in enumerate(how.ramp):
         at_least(model, stage.bits, final)
         _fit(model, objective, task, how, stage, number)
+        if after is not None:
+            after(stage, _ended(modules.clone(model)))
     at_least(model, min(final.values(), default=2), final)
     if how.soften is not None:
         model = softened(model, how.soften)
@@ -109,7 +118,15 @@ def _begin(model: Reparametrized, estimator: Estimator) -> None:
             quantizer.training_form = partial(on_grid, rounding=estimator.round)
 
 
-def _ended(model: Reparametrized) -> Reparametrized:
+def _learning(model: Reparametrized) -> Reparametrized:
+    """Train the scales of uniform grids too, in place."""
+    for grid in model.modules():
+        if isinstance(grid, FakeQuantized):
+            grid.scale.requires_grad_(True)
+    return model
+
+
+def _ended(model: Any) -> Reparametrized:
     for module in model.modules():
         if isinstance(module, FakeQuantized):
             module.training_rounding = None
