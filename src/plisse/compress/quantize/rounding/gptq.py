@@ -36,7 +36,8 @@ class GPTQ:
     the chosen symbols by least squares of the outputs, w^ = argmin_s |(W - s Q) X|. samples: of calibration.
     progress: label of a bar on standard error.
 
-    Embeddings, other grids than uniform ones and 3-D convolutions stay rounded to nearest, with a note.
+    Fitted scales are any bfloat16 numbers: for powers of two, refit=False. Embeddings, other grids than
+    uniform ones and 3-D convolutions stay rounded to nearest, with a note.
     Raises InputError for calibration without batches or with NaN.
 
     >>> from plisse.compress.quantize.quantize import Quantize

@@ -33,7 +33,8 @@ class Reconstruct:
     steps. fisher: g is the gradient of the task's divergence; otherwise 1. samples: of calibration. start: a
     rounding to begin with, so that searches can follow each other. progress: label of a bar on stderr.
 
-    Embeddings and grids that are not uniform stay as they are, with a note.
+    Learned scales are any bfloat16 numbers: for powers of two, learn none. A block that comes no nearer, and
+    embeddings and grids that are not uniform, stay as they are, with a note.
     Raises InputError for numbers out of range and calibration without batches or with NaN.
 
     >>> Reconstruct(block="network", start=Reconstruct(steps=300)).start.steps
