@@ -14,6 +14,7 @@ import torch
 from worker import Case, Made, Setting, main, shim_torchvision
 
 EPOCHS = 10
+PLAIN, HESSIAN = "GPTQ", "GPTQ weighted by Hessians"
 
 
 def calibration(folder: Path) -> Callable[[], Iterator[list[torch.Tensor]]]:
@@ -68,18 +69,18 @@ def node_filter(kind: Any, name: str) -> Any:
 
 
 def quantized(
-    folder: Path, files: Path, bits: tuple[int, ...], activations: int, gradient: bool, share: float | None
+    folder: Path, files: Path, bits: tuple[int, ...], activations: int, gradient: str, share: float | None
 ) -> Made:
     shim_torchvision()
     import model_compression_toolkit as mct
 
     model = networks.NETWORKS[folder.name](folder)
     limit = mct.core.ResourceUtilization()
-    if len(bits) > 1:
+    if share:
         total = sum(
             m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
         )
-        limit = mct.core.ResourceUtilization(weights_memory=total * (share or bits[0]) / 8)
+        limit = mct.core.ResourceUtilization(weights_memory=total * share / 8)
     common = {
         "representative_data_gen": calibration(folder),
         "target_resource_utilization": limit,
@@ -87,7 +88,10 @@ def quantized(
         "target_platform_capabilities": capabilities(bits, activations),
     }
     if gradient:
-        settings = mct.gptq.get_pytorch_gptq_config(n_epochs=EPOCHS)
+        weighted = gradient == HESSIAN
+        settings = mct.gptq.get_pytorch_gptq_config(
+            EPOCHS, use_hessian_based_weights=weighted, use_hessian_sample_attention=weighted
+        )
         result, found = mct.gptq.pytorch_gradient_post_training_quantization(
             model, gptq_config=settings, **common
         )
@@ -105,35 +109,33 @@ def weights_memory(found: Any) -> str:
     return f"{final.weights_memory:.0f}" if final is not None else "none"
 
 
-def case(bits: tuple[int, ...], activations: int, gradient: bool = False, share: float | None = None) -> Case:
-    """bits: the widths on offer. share: mean bits of a mixed precision."""
+def case(bits: tuple[int, ...], activations: int, gradient: str = "", share: float | None = None) -> Case:
+    """bits: the widths on offer. gradient: PLAIN, HESSIAN or none. share: mean bits of a mixed precision."""
     width = share or bits[-1]
-    kind = f"GPTQ, {EPOCHS} epochs" if gradient else "PTQ"
-    where = (
-        f", mixed {'/'.join(map(str, bits))}"
-        if share
-        else (", first and last layer 8 bits" if len(bits) > 1 else "")
-    )
+    kind = f"{gradient}, {EPOCHS} epochs" if gradient else "PTQ"
+    where = ", first and last layer 8 bits" if len(bits) > 1 else ""
+    where = f", mixed {'/'.join(map(str, bits))}" if share else where
     setting = Setting("resnet20", f"W{width:g}A{activations}", width, activations, kind + where, "256 images")
     return Case(setting, lambda d, f: quantized(d, f, bits, activations, gradient, share))
 
 
 def encoder(folder: Path, files: Path) -> Made:
-    return quantized(folder, files, (8,), 8, False, None)
+    return quantized(folder, files, (8,), 8, "", None)
 
 
 CASES = [
     case((8,), 8),
     case((8, 4), 8),
-    case((8, 4), 8, gradient=True),
     case((8, 3), 8),
-    case((8, 3), 8, gradient=True),
-    case((8, 2), 8, gradient=True),
-    case((8, 4, 3, 2), 8, share=3.0),
-    case((8, 4, 3, 2), 8, gradient=True, share=3.0),
     case((8, 4), 4),
-    case((8, 4), 4, gradient=True),
     case((8, 2), 8),
+    case((8, 3), 8, PLAIN),
+    case((8, 4), 4, PLAIN),
+    case((8, 2), 8, PLAIN),
+    case((8, 4), 8, PLAIN),
+    case((8, 4, 3, 2), 8, share=3.0),
+    case((8, 4, 3, 2), 8, PLAIN, share=3.0),
+    *(case((8, low), high, HESSIAN) for low, high in ((4, 8), (4, 4), (3, 8), (2, 8))),
     Case(Setting("minilm", "W8A8", 8, 8, "PTQ", "512 sentences"), encoder),
 ]
 

@@ -15,7 +15,7 @@ from benchmarks.peers.prepare import Reference
 from plisse.train.task import ACCURACY
 from plisse.train.text_tasks import SPEARMAN
 
-SETTING = {
+SETTING: dict[str, type | tuple[type, ...]] = {
     "network": str,
     "setting": str,
     "weight_bits": (int, float),
@@ -23,7 +23,13 @@ SETTING = {
     "method": str,
     "calibration": str,
 }
-RESULT = {"outputs": str, "bytes": int, "bytes_of": str, "seconds": (int, float), "note": str}
+RESULT: dict[str, type | tuple[type, ...]] = {
+    "outputs": str,
+    "bytes": int,
+    "bytes_of": str,
+    "seconds": (int, float),
+    "note": str,
+}
 SCORES = {"resnet20": ACCURACY, "minilm": SPEARMAN}
 HIGHEST_BITS = 32
 
