@@ -11,13 +11,15 @@
     and one scale per embedding. Bar: 1.02.
 
 Weights of (b) and (c) are random, which time does not depend on; batch norms have statistics of their own.
-Times of one thread count are medians of one interleaved run.
+Times of one thread count are medians of one interleaved run. On a machine with other work, set
+OMP_WAIT_POLICY=PASSIVE: torch's two threads otherwise spin while they wait for each other.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
@@ -68,6 +70,8 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what stays in floating point is in the record
         data = {
+            "load of the machine before": round(os.getloadavg()[0], 1),
+            "waiting threads": os.environ.get("OMP_WAIT_POLICY", "as the system has it"),
             "agreement": agreement(128 if chosen.small else None),
             "resnet18": vision(repeats),
             "bert": language(max(5, repeats // 2), layers=2 if chosen.small else 12),
