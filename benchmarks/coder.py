@@ -13,8 +13,9 @@ symbols the table gives the bytes of
               trellis coded or rounded by rate
     nncodec   ISO/IEC 15938-17 (PyPI `nncodec`) with its defaults, at the same total squared error
 
-Seconds are CPU seconds of one thread and contain quantization (of `best` and nncodec), but not the search for
-the step or qp that meets the error. All our streams are decoded and compared.
+Seconds are CPU seconds of one thread, medians of several runs (ours before and after those of nncodec, in one
+go), and contain quantization, but not the search for the step or qp that meets the error. All our streams are
+decoded and compared.
 
 nncodec lives in an environment of its own, named by PLISSE_NNCODEC_PYTHON; without it that column says why it
 is empty. To make one (g++ needed; nothing else of what the package asks for is used):
@@ -54,7 +55,8 @@ from plisse.data.folder import data_set
 
 Weights = dict[str, np.ndarray]
 RATE_WEIGHT = 0.45  # of a bit, in squared steps of the trellis
-REPEATS = 3
+REPEATS = 3  # before nncodec runs, and again after it
+SECONDS = ("encode_seconds", "decode_seconds")
 
 
 @dataclass(frozen=True)
@@ -151,25 +153,29 @@ def zstd_bytes(stored: dict[str, Stored], bits: int) -> int:
     return total
 
 
-def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and the least CPU seconds of a few runs."""
-    seconds = []
+def coded(stored: Callable[[], dict[str, Stored]]) -> dict[str, Any]:
+    """Bytes, and CPU seconds of REPEATS runs; fails unless every symbol comes back."""
+    runs: dict[str, Any] = {"encode": [], "decode": []}
     for _ in range(REPEATS):
         start = time.process_time()
-        result = run()
-        seconds.append(time.process_time() - start)
-    return result, min(seconds)
-
-
-def coded(stored: Callable[[], dict[str, Stored]]) -> dict[str, Any]:
-    """Bytes and seconds of our coder; fails unless every symbol comes back."""
-    streams, encode_seconds = timed(lambda: {k: encode_tensor(t) for k, t in stored().items()})
-    decoded, decode_seconds = timed(lambda: {k: decode_tensor(data).values() for k, data in streams.items()})
+        streams = {name: encode_tensor(tensor) for name, tensor in stored().items()}
+        encoded = time.process_time()
+        decoded = {name: decode_tensor(data).values() for name, data in streams.items()}
+        runs["encode"].append(encoded - start)
+        runs["decode"].append(time.process_time() - encoded)
     for name, tensor in stored().items():
         if not np.array_equal(decoded[name], tensor.values()):
             raise SystemExit(f"{name} was not decoded exactly")
-    size = sum(map(len, streams.values()))
-    return {"bytes": size, "encode_seconds": encode_seconds, "decode_seconds": decode_seconds}
+    return {"bytes": sum(map(len, streams.values())), **runs}
+
+
+def together(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Bytes, and the median seconds of the runs of all parts."""
+    seconds = {
+        f"{name}_seconds": float(np.median([s for part in parts for s in part[name]]))
+        for name in ("encode", "decode")
+    }
+    return {"bytes": parts[0]["bytes"], **seconds}
 
 
 def nncodec(weights: Weights, targets: list[float]) -> list[dict[str, Any]]:
@@ -201,6 +207,8 @@ def compare(case: Case, weights: Weights) -> dict[str, Any]:
         return {name: rated(tensor, step) for name, tensor in weights.items()}
 
     kept = best()
+    plain_runs, best_runs = coded(lambda: uniform(weights, case.bits)), coded(best)
+    theirs = nncodec(weights, [target])[0]
     row: dict[str, Any] = {
         "network": case.network,
         "bits": case.bits,
@@ -210,9 +218,9 @@ def compare(case: Case, weights: Weights) -> dict[str, Any]:
         "trellis_tensors": sum(isinstance(t.grid, Trellis) for t in kept.values()),
         "order0": {"bytes": order0_bytes(plain)},
         "zstd": {"bytes": zstd_bytes(plain, case.bits)},
-        "plain": coded(lambda: uniform(weights, case.bits)),
-        "nncodec": nncodec(weights, [target])[0],
-        "best": coded(best),
+        "plain": together(plain_runs, coded(lambda: uniform(weights, case.bits))),
+        "nncodec": theirs,
+        "best": together(best_runs, coded(best)),
     }
     return {**row, "ratios": ratios(row)}
 
@@ -246,10 +254,14 @@ def main() -> None:
             write("coder_small" if small else "coder", record)
 
 
-def totals(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Bytes over all rows; nncodec's only where it ran."""
+def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over all rows, of nncodec only where it ran, and their ratios."""
     kinds = ("plain", "best", "order0", "zstd", "nncodec")
-    return {kind: math.fsum(row[kind].get("bytes", 0) for row in rows) for kind in kinds}
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        names = sorted({name for row in rows for name in row[kind]} & {"bytes", *SECONDS})
+        found[kind] = {name: math.fsum(row[kind].get(name, 0) for row in rows) for name in names}
+    return {**found, "ratios": ratios(found)}
 
 
 if __name__ == "__main__":

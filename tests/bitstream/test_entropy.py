@@ -7,64 +7,19 @@ from hypothesis import strategies as st
 
 from plisse.bitstream.bits import fold, pack, packed_size, unfold, unpack
 from plisse.bitstream.bytesreader import BytesReader, signed_varint, varint
-from plisse.bitstream.entropy import EXP2, LOG2, TOTAL, PartsDecoder, code_length, encode_parts, normalized
+from plisse.bitstream.entropy import EXP2, LOG2, entropy_bits, histogram
 from plisse.bitstream.tables import EXPLICIT, GAUSS, LAPLACE, fit_static, read_static, total_bits
 from plisse.errors import FormatError
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-@QUICK
-@given(st.lists(st.integers(0, 2**45), min_size=2, max_size=300))
-def test_tables_sum_to_the_total_and_have_no_zero(weights: list[int]) -> None:
-    table = normalized(np.array(weights, np.int64))
-    assert table.sum() == TOTAL
-    assert table.min() >= 1
-
-
-def test_the_coder_spends_exactly_what_the_table_says() -> None:
-    """So constriction uses our integers as they are: any rounding would show here."""
-    random = np.random.default_rng(0)
-    for size in (2, 3, 17, 256, 2047):
-        table = normalized(random.integers(0, 1000, size) ** 2)
-        symbols = random.choice(size, 20000, p=table / TOTAL).astype(np.int32)
-        bits = code_length(np.bincount(symbols, minlength=size), table)
-        assert abs(8 * len(encode_parts([(symbols, table)])) - bits) < 64
-
-
-def test_rare_symbols_are_coded_by_the_exact_frequency() -> None:
-    table = np.array([1, TOTAL - 3, 2])
-    for symbol, bits in ((0, 24), (2, 23)):
-        data = encode_parts([(np.array([symbol] * 1000 + [2], np.int32), table)])
-        assert abs(8 * len(data) - 1000 * bits) < 64
-
-
-@QUICK
-@given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 60), st.integers(0, 99)), max_size=6))
-def test_parts_come_back_in_order(parts: list[tuple[int, int, int]]) -> None:
-    written = []
-    for size, count, seed in parts:
-        random = np.random.default_rng(seed)
-        table = normalized(random.integers(0, 9, size))
-        written.append((random.integers(0, size, count).astype(np.int32), table))
-    decoder = PartsDecoder(encode_parts(written))
-    for symbols, table in written:
-        assert np.array_equal(decoder.decode(table, symbols.size), symbols)
-    decoder.finish()
-
-
-def test_left_over_bytes_are_refused() -> None:
-    table = normalized(np.array([1, 1]))
-    data = encode_parts([(np.ones(99, np.int32), table)])
-    decoder = PartsDecoder(data + b"\1", offset=7)
-    decoder.decode(table, 99)
-    with pytest.raises(FormatError, match="byte 7"):
-        decoder.finish()
-
-
-def test_a_refusing_coder_becomes_a_format_error() -> None:
-    with pytest.raises(FormatError, match="byte 5"):
-        PartsDecoder(b"abc", offset=5).decode(np.array([TOTAL]), 4)
+def test_histograms_and_their_entropy() -> None:
+    values = np.random.default_rng(0).integers(-5, 9, 1001).astype(np.int32)
+    counts = histogram(values, -5, 14)
+    assert np.array_equal(counts, np.bincount(values + 5, minlength=14))
+    share = counts / counts.sum()
+    assert abs(entropy_bits(counts) - -(counts * np.log2(share)).sum()) < 1e-6
 
 
 def test_fixed_tables_are_the_rounded_functions() -> None:

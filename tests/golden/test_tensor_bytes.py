@@ -88,8 +88,8 @@ RECORDS = {
     "integers": ("raw", "FAR5DQgACQBHnAAA"),
     "laplace": (
         "laplace",
-        "F5gCgD8DAAkGB0lSH0Nd1vBpSSlO7wTvl0VmH9LCjkSKZHHRwsTEMaR6VzrveN6HPcOe43YuiallasXrjZVzNvLlbgba"
-        "uLctIrgW+4IowccAXzsyeFiTjsBCvyFpXNMAB4w72+HpcoKYb13Pif/0W+OCCw==",
+        "F5gCgD8DAAkGB0lSlX14ehFUNRFRaQSZu+J3WdEYg/ZM03H4bVnFKh/AhmHbx9a6NVuEUVZIiz5NgLmu30Zj8QMKYNje"
+        "yLZITwgirwskx0jUIURCpc90ym0MuqCKca4tRxkxVcu+dOzbXJR6sPv0W+OCCw==",
     ),
     "gauss": (
         "gauss",
@@ -115,26 +115,25 @@ RECORDS = {
     ),
     "filters": (
         "contexts",
-        "SgwMAwMAEkGA+AEAAAEACAAAAMAAAAEACAcRBEGU5EEEBQVFSEQqJRsbFV8S4fz/0l5FZIVnTNuWlDOtpFA0uaBXL5wu"
-        "BIW8L98E+4D2PEA/Hwbbf/DoipyPHW0yYv2AFpl6tfiyyekxtCdFG6e/amUfanyVqDc5k1a0KXi6X1d5g1wZyCQ1mu+t"
-        "BV7hvddhiUGR0YcUcFPNXqFOZgwQ5q7H97b/+BB4OYOS12HaYC11MtOV1NoOoO/W/kEIQLe/7rC3V7oOSlzmsv9NUBb0"
-        "hMiGOqZfktbF8IZ0tvKEGrDCW6+m83sCyWeeCsr75j7c2jtusQdrf9CPmmyds8Lv40LW1lBtS827m648ZStW7O0umWVj"
-        "zi0j9ZJGi1jdvu9h08fmMXvrc/PkAmmagT0FZ1/mP5+XgXfJyqOuWhA7wD9CGLVhh5ODFR9x1tDX+K1jDQyg/7IHCvye"
-        "QOeZFIf3jAvwz0vpiXbN/K15827wAvEdp2y87xAzmbhPFLv8jifMMW60RpKdADfktgyZWiWWqBlqK7LuOLJd2EP/OuO9"
-        "vcsxFn3amTkPb33BLtHthKC9DpteJPjAfRv3Zm4jGEc2xJb2gX710n8xj1Iq1PEIoZkel7v17T25vdWxp2n0STerHeFC"
-        "RYK742E+uVEfRwzzYnOV4ffrEyNCobqs1spwhkSbgLf2Qg52KOgr9ipIWFmvpeLS18bX0/IuFjzC+Xu5CboSD+kPBKXh"
-        "eQNBFmKZDpU+aHVKrBRC/zQva/w2XrgKgonPE/sUiR3QG1EOoOm9nJebQCUe9GPvbmPL2t9WD+RcNrm/eD3X0wXTDpn9"
-        "Xr8wlOw9mfSlVSU1ogFCoBj7LsdbzexoJovmZckahI+ddDIZxzAgioGKmskZG0N7LLL9Py1zV/UNumeU97uHFGBT9/YM"
-        "0hqceNEhwQ9WU+n72mWiuxl7nVbFrTGjd+RGxzRRUu6cADGvBlHNDJcgl1Xd8zRHpfBq9uuAElbRq6j84cCJw3qfD35F"
-        "bYCR+xCqj8Hn4viZimAVEAMp",
+        "SgwMAwMAEkGA+AEAAAEACAAAAMAAAAEACAcRBEGU5EEEBQWyBM8LGxsDAQxc5/gEZYcIyaDEdAG97u2s+P6kglG2Mk//"
+        "zx55zkF2xhQtUMct9aDANbPdl+xN0h3HyasNDA+j5OjLQ9bwLYTIU92B5hkG3ZyrJjwbCT/cZ8cNWb0o7nE+luqYFIvL"
+        "J2NUstDcIcldglPQae3pKzbjCVO+QZ1346dih/1f16vXXlUcpuChqOzeJr33Bj9qwXG2Ynjja204UzjE6n+ahVG4DWPI"
+        "8G6WwY6Cwe6Hc2lQYxXptu5eCJwscfjQ9SjR6x0p3ap+2fzUULgwwzErjNyztaXhTLQQ68So+uJobOy40aeQpV1Z2EAA"
+        "HADLcqiAq+MNV6+p2uZyB+b4xt0/w30VyvAvFx0BmihrJMirg+h3kZ2otT6Odr0N296Zq1kijzfJQMte7iPjzCzfqIEJ"
+        "VvTpgWJbC+oYqZHLJdCiPJ24ezaiUXAazcJBdLGAFMf/nMdi7vZuiEb0f3Eey3v7Mc9LfWWvIUTeriq3NGHsPgTlyER+"
+        "37xY4+rWABskLU3g0SdoZ9+jxG7vSqACxoMLzQlKmzMoxolXbounYXHuKyfzX4g29o5dp/nmpz/JAoG0sFUzTrpcuiKf"
+        "7J/PVaNCHxGDt2YvcJJ8cifEtPeML9iB5ZTCQFUNhoyqM/973gTm8qGEPLmv4peScbV9SPSFLrE41M/XnSY93uwG0dKw"
+        "2/+pfJyt8fx2e4Ra6ifijExB6OxkY5ZOX/DQWo4ZDgKWN3ssfMninvZl2XTGdNApgxbDKZZlCu7fBhKHgQdtVK8aQo1n"
+        "Fo0ztADcH/ZSxPnPtM1ofR7VkjcdwJyYs9A2FUAqO56780QfiRhvOFSc1k/O2dtARocWo/HaVzo8xmTlldg8diYgJRlq"
+        "Dx+B/l16qAXTpn+sZuNR7vAPBgp8Ymag7h/0Y1gRlqI2hFMSrRfoMe7KfGuY/FhDp/RCaP1V",
     ),
     "matrix": (
         "contexts",
-        "KxQeAD8FAImIAEICFRUPq0oqn0/1KzANccRL/ea0CZAtDaLyXq2qCzhdGGkmvW+Ygmrch7PDATfTPy3HuZ54LmRLU7/3"
-        "zZ2EN2c20xPcuaX/4hX8sw6DzMwJsk+il21HI0ceN03Z5r3IZDfA/ThJWA5dczJZmjcVnNMMy/STaNglE/9IhahU30Ug"
-        "q0j9QNjSmb/qrKpq+5yM8uH7svUZNrFPIsHRZEl4U3Ih6Qm2ghajOgCmAtwfOBIjfwAoTiBT3360dFSXtkylScO7cLqa"
-        "c+00A35Y31gYOFtzfiyurwV3ZL/pFaDVx3zyvmAFGZcIVj4NB5lAmI7gYskJeMUKRbT8BpAFPXLfNW3pvd8Vx1hXOyRH"
-        "3vm4vN7140ZVv9w+nKdKXWK6LopGXg==",
+        "KxQeAD8FALQJuQUUFQYCERvLPGZ5LhX3m6NNu/RSodsIANqhSoFvi+/nZQBGmuKcVa4QPBvRWiI6tg2bygR91QsT6FaZ"
+        "YQ1A7YI0zbc/pKEsN7m+9TJoLFQds3XggAo8cTZQ6pWnTNd9+5bFyqNB82aKwcEGkObD13Bin83T+9w9ZckFp5uDuxe1"
+        "FKUjLZvtFSYXT4ECcCo+vDsQxRnSQsRvvYJtVQ4OG5LGvcHdo0yEfWTctdahQj04aGlunJfnxKTY8Pnwwc95AbOcH6jb"
+        "5YbC9eqwOSIXpFG1parIGKt8lwPG5c3fowIakRPv75VwnIw3yRIvAghlrPzi/SVv1lglun9GLiEWg3Wcfarbqnz8Pj8U"
+        "vrt2Z1AEiok=",
     ),
     "float32": (
         "planes",

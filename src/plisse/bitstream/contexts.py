@@ -1,216 +1,183 @@
-"""Contexts: how large a symbol is likely to be, and of which sign, judged by neighbours coded already.
+"""Classes of positions: how large a token is likely to be, and of which sign.
 
-For every position of a wave (see `waves`), mean magnitudes over the known symbols of its row, column, input
-channel and filter position are multiplied (their logarithms added, with weights) to a prediction; the known
-symbols of its block (a run of columns; the kernel slice where K > 1) correct it; and the logarithm of the
-result, rounded, is the class of the position. Filters are smooth, so that a symbol mostly has the sign of
-those beside it: how large their sum is against the predicted magnitude splits each class in four, and where
-the sum is negative the symbol is coded with its sign turned. All arithmetic is in integers.
+Each row of a tensor [O, I K] (its first axis), each input channel and each of the K places of a filter has an
+offset that the file tells; their sum is the magnitude class of a position. In filters (K > 1) the tokens of
+the same slice (row and channel) that come before correct it, and, filters being smooth, the tokens to the
+left and above tell a sign: how large their sum is against the class splits each class by strength. All
+arithmetic is in integers, and all loops are compiled.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-from plisse.bitstream.entropy import EXP2, LOG2
-from plisse.bitstream.waves import Grid2d
+from plisse.bitstream.ans import LOOKUP_BITS, pop, pop_all
+from plisse.bitstream.entropy import LOG2
+from plisse.bitstream.learning import SPARSE_FROM, count, first_tables, learn, mean_of, stretches
+from plisse.core.trellis import NEXT
 
-SCALES = 24
-"""Classes of magnitude; the middle one, 12, is the overall mean."""
-STRENGTHS = 4
-WIDEST_SLICE = 64
-_FINE = 8
-"""Magnitudes count in units of 2^-8 in means."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one tensor combines its neighbourhoods.
-
-    row, column, channel, place: weights of log-means in eighths, 0 to 15. shrink: each of these means starts
-    with this many values of the overall mean, a power of two from 1 to 128. block: columns in a block, 0 for
-    none. trust: the prediction counts as this many known values against those of the block, a power of two
-    from 1 to 128. width: classes are 2^width / 32 octaves wide. sign: 0 to leave signs alone, else the sum
-    over direct neighbours counts 4 times and that over more distant ones 0, 2 or 4 times (1, 2, 3).
-    """
-
-    row: int = 8
-    column: int = 8
-    channel: int = 0
-    place: int = 0
-    block: int = 0
-    trust: int = 4
-    width: int = 3
-    shrink: int = 4
-    sign: int = 0
-
-    @property
-    def strengths(self) -> int:
-        return STRENGTHS if self.sign else 1
-
-    @property
-    def classes(self) -> int:
-        return SCALES * self.strengths
-
-
-class Known:
-    """What is coded so far: sums of magnitudes and how many there are, and the tokens (0 where not known)."""
-
-    def __init__(self, grid: Grid2d, block: int, tokens: np.ndarray | None = None) -> None:
-        self.grid, self.block = grid, max(block, 1)
-        self.rows = np.zeros((2, grid.rows), np.int64)
-        self.columns = np.zeros((2, grid.columns), np.int64)
-        blocks = -(-grid.columns // self.block) if block else 0
-        self.blocks = np.zeros((2, grid.rows if block else 0, blocks), np.uint16)
-        self.tokens = np.zeros((grid.rows, grid.columns), np.int16) if tokens is None else tokens
-
-    def add(self, tokens: np.ndarray, wave: tuple[int, int], row_stride: int = 1) -> None:
-        """Take in the tokens [O, W] of a wave; blocks only in every `row_stride`-th row."""
-        _add(tokens, self.tokens, *wave, self.rows, self.columns, self.blocks, self.block, row_stride)
-
-    def classes(self, wave: tuple[int, int], rule: Rule, row_stride: int = 1) -> np.ndarray:
-        """The class of every position of a wave, row by row, uint8 [wave size]. With a row stride, only
-        every so many rows (to compare rules on a sample)."""
-        grid = self.grid
-        stride, offset = wave
-        rows = range(0, grid.rows, row_stride)
-        size = grid.wave_size(wave) if row_stride == 1 else len(rows) * (-(-grid.columns // stride))
-        out = np.zeros(size, np.uint8)
-        total, count = int(self.rows[0].sum()), int(self.rows[1].sum())
-        if not count:
-            out[:] = SCALES // 2 * rule.strengths
-            return out
-        mean = max((total << _FINE) // count, 1)
-        by_channel = self.columns.reshape(2, -1, grid.places).sum(2)
-        by_place = self.columns.reshape(2, -1, grid.places).sum(1)
-        row_term = rule.row * _log_means(self.rows, mean, rule.shrink)
-        column_term = (
-            rule.column * _log_means(self.columns, mean, rule.shrink)
-            + np.repeat(rule.channel * _log_means(by_channel, mean, rule.shrink), grid.places)
-            + np.tile(rule.place * _log_means(by_place, mean, rule.shrink), by_channel.shape[1])
-        )
-        n = _classes(
-            out, row_term, column_term, self.blocks, grid.columns, self.block, mean, rule.trust, rule.width,
-            stride, offset, row_stride, LOG2, EXP2,
-        )  # fmt: skip
-        if rule.sign:
-            level = _log2(mean, LOG2)
-            _signs(
-                out, self.tokens, grid.places, grid.line, rule.sign, rule.width, level,
-                stride, offset, row_stride, LOG2,
-            )  # fmt: skip
-        return out[:n]
-
-
-def _log_means(sums: np.ndarray, mean: int, shrink: int) -> np.ndarray:
-    """32 log2 of (sum, count) means, shrunk towards and relative to the overall mean, int32."""
-    shrunk = (sums[0] << _FINE) + shrink * mean
-    logs = _logs(shrunk, LOG2) - _logs(sums[1] + shrink, LOG2) - _logs(np.array([mean]), LOG2)
-    return logs.astype(np.int32)
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _log2(x, table):  # type: ignore[no-untyped-def]
-    shift = 0
-    while x >= 4096:
-        x >>= 4
-        shift += 4 * 32
-    return table[x] + shift
+SCALES, SLICES, SIGNS, PATHS = range(4)
+"""What a class looks at: offsets only; the slice too; signs of neighbours too, of symbols or of values on a
+trellis path."""
+STRENGTHS = (1, 1, 4, 7)
+MAX_PLACES = 1024
 
 
 @njit(cache=True, nogil=True)
-def _logs(values, table):  # type: ignore[no-untyped-def]
-    out = np.empty(values.shape, np.int64)
-    for i in range(values.size):
-        out[i] = _log2(values[i], table)
+def spread_offsets(rows, channels, places):  # type: ignore[no-untyped-def]
+    """The magnitude class 12 + row + channel + place of every position, cut to 0 to 23, uint8."""
+    width = channels.size * places.size
+    columns, out = np.empty(width, np.int16), np.empty(rows.size * width, np.uint8)
+    for c in range(channels.size):
+        for k in range(places.size):
+            columns[c * places.size + k] = 12 + channels[c] + places[k]
+    for r in range(rows.size):
+        row, first = np.int16(rows[r]), r * width
+        for c in range(width):
+            out[first + c] = np.uint8(min(max(columns[c] + row, 0), 23))
     return out
 
 
 @njit(cache=True, nogil=True)
-def _add(tokens, known, stride, offset, rows, columns, blocks, block, row_stride):  # type: ignore[no-untyped-def]
-    for r in range(tokens.shape[0]):
-        blocked = blocks.shape[1] > 0 and r % row_stride == 0
-        row_sum = 0
-        n = 0
-        for c in range((offset - 5 * r) % stride, tokens.shape[1], stride):
-            known[r, c] = tokens[r, c]
-            size = min(abs(tokens[r, c]), 255)
-            row_sum += size
-            n += 1
-            columns[0, c] += size
-            columns[1, c] += 1
-            if blocked:
-                b = c // block
-                blocks[0, r, b] += size
-                blocks[1, r, b] += 1
-        rows[0, r] += row_sum
-        rows[1, r] += n
+def slice_tables(n_places, line, mean, width):  # type: ignore[no-untyped-def]
+    """What looking at a slice takes: 8 mean magnitudes, and the least sum of strength 1, for each class; the
+    class of each magnitude in 1/256 of the mean; and for each place what turns a sum of magnitudes into such,
+    and whether there are tokens to the left and above."""
+    means, least, classes = np.empty(24, np.int64), np.empty(24, np.int64), np.empty(4096, np.uint8)
+    places = np.empty((n_places, 3), np.int64)
+    for q in range(24):
+        m = min(mean_of(mean, q, width), mean << 4)
+        means[q], least[q] = 8 * m, m * 181 >> 7
+    for x in range(4096):
+        classes[x] = min(max((LOG2[x] - 256 + (1 << width >> 1) >> width) + 12, 0), 23)
+    for k in range(n_places):
+        places[k, 1], places[k, 2] = k % line > 0, k >= line
+        places[k, 0] = (np.int64(256) << 24) // (mean * (8 + k + places[k, 1] + places[k, 2]))
+    return means, least, classes, places
 
 
 @njit(cache=True, nogil=True)
-def _classes(  # type: ignore[no-untyped-def]
-    out, row_term, column_term, blocks, width, block, mean, trust, step, stride, offset, row_stride,
-    log_table, exp_table,
+def look(kind, left, above, total, place, base, odd, tables):  # type: ignore[no-untyped-def]
+    """The class of a position, and -1 where the sign of its token is turned, else 1.
+
+    left, above: those tokens in quarters, 0 where there are none; total: the sum of magnitudes in the slice
+    so far; odd: 1 where the state of the trellis is odd. Without branches that depend on tokens.
+    """
+    means, least, classes, places = tables
+    total += min(abs(left) + 1 >> 2, 255) + min(abs(above) + 1 >> 2, 255)
+    relative = (means[base] + (total << 8)) * places[place, 0] >> 24
+    q = np.int64(classes[np.uint64(min(relative, 4095))])
+    if kind == 1:
+        return q, 1
+    near, bound = left + above, least[np.uint64(q)]
+    size = abs(near) << 8
+    strength = np.int64(size >= bound) + np.int64(size >= 2 * bound) + np.int64(size >= 4 * bound)
+    sign = 1 - 2 * np.int64(near < 0)
+    if kind == 2:
+        return 4 * q + strength, 1 - 2 * np.int64((near < 0) & (strength > 0))
+    return 7 * q + 3 + strength * sign * (1 - 2 * odd), 1
+
+
+@njit(cache=True, nogil=True)
+def following(state, token, i):  # type: ignore[no-untyped-def]
+    """The state of the trellis after position i, see plisse.core.trellis."""
+    return np.int64(NEXT[np.uint64(state), np.uint64(token & 1)]) if (i + 1) & 255 else 0
+
+
+@njit(cache=True, nogil=True)
+def classify(tokens, base, kind, line, tables):  # type: ignore[no-untyped-def]
+    """Classes of all positions, in the place of the magnitude classes `base`, and the tokens as coded."""
+    places = tables[3]
+    coded, seen = np.empty(tokens.size, np.int32), np.zeros(tokens.size + line, np.int32)
+    state: Any = 0
+    left: Any = 0
+    total: Any = 0
+    k, path = 0, 1 if kind == 3 else 0
+    for i in range(tokens.size):
+        token, odd = np.int64(tokens[i]), state & 1
+        above = seen[i] * places[k, 2]
+        base[i], turn = look(kind, left * places[k, 1], above, total, k, base[i], odd, tables)
+        coded[i] = turn * token
+        left = (4 * token + path) * (1 - 2 * odd)
+        seen[i + line] = left
+        state = following(state, token, i) if kind == 3 else 0
+        total += min(abs(token), 255)
+        k += 1
+        if k == places.shape[0]:
+            k, total = 0, 0
+    return coded
+
+
+@njit(cache=True, nogil=True)
+def pop_slices(  # type: ignore[no-untyped-def]
+    out, centre, low, base, kind, line, tables, seen, state,
+    counts, sizes, slots, sums, lookup, begin, end, words, at, coder,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    blocked = blocks.shape[1] > 0
-    log_mean = _log2(mean, log_table)
-    half = (1 << step) >> 1
-    n = 0
-    for r in range(0, row_term.shape[0], row_stride):
-        for c in range((offset - 5 * r) % stride, width, stride):
-            log = (row_term[r] + column_term[c]) >> 3
-            log = min(max(log, -384), 384)
-            if blocked:
-                b = c // block
-                known = np.int64(blocks[1, r, b])
-                if known > 0:
-                    expected = mean * exp_table[log & 31] << 12 >> (16 + 12 - (log >> 5))
-                    blend = trust * expected + (np.int64(blocks[0, r, b]) << 8) + 1
-                    log = _log2(blend, log_table) - _log2(trust + known, log_table) - log_mean
-            index = ((log + half) >> step) + 12
-            out[n] = min(max(index, 0), 23)
-            n += 1
-    return n
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _beside(tokens, r, c, places, line):  # type: ignore[no-untyped-def]
-    """Sums over the known direct neighbours, and over those further away: the whole slice, or two steps."""
-    near, far = 0, 0
-    if places > 1:
-        k = c % places
-        near += tokens[r, c - 1] if k % line > 0 else 0
-        near += tokens[r, c + 1] if k % line + 1 < line else 0
-        near += tokens[r, c - line] if k >= line else 0
-        near += tokens[r, c + line] if k + line < places else 0
-        for i in range(c - k, c - k + (places if places <= 64 else 0)):
-            far += tokens[r, i]
-    else:
-        height, width = tokens.shape
-        near += tokens[r, c - 1] if c > 0 else 0
-        near += tokens[r, c + 1] if c + 1 < width else 0
-        near += tokens[r - 1, c] if r > 0 else 0
-        near += tokens[r + 1, c] if r + 1 < height else 0
-        far += tokens[r, c - 2] if c > 1 else 0
-        far += tokens[r, c + 2] if c + 2 < width else 0
-        far += tokens[r - 2, c] if r > 1 else 0
-        far += tokens[r + 2, c] if r + 2 < height else 0
-    return near, far
+    """Decode a stretch whose classes depend on its tokens, counting them. seen: tokens in quarters, from
+    index `line` on. Returns the state of the trellis and those of the coder."""
+    places, size, path = tables[3], counts.shape[1], np.int64(kind == 3)
+    step = 4 if begin >= SPARSE_FROM else 1
+    k, left = begin % places.shape[0], np.int64(seen[begin + line - 1])
+    total: Any = 0
+    for i in range(begin - k, begin):
+        total += min(abs(seen[i + line]) + 1 >> 2, 255)
+    for i in range(begin, end):
+        odd = state & 1
+        above = seen[i] * places[k, 2]
+        index, turn = look(kind, left * places[k, 1], above, total, k, base[i], odd, tables)
+        slot = np.uint64(slots[np.uint64(index)])
+        first = slot * np.uint64(size + 1)
+        place, _, coder = pop(first, sums, lookup, slot, coder)
+        if coder <= np.uint64(0xFFFFFFFF) and at < words.size:
+            coder = coder << np.uint64(32) | np.uint64(words[at])
+            at += 1
+        symbol = np.int64(place - first)
+        if i & (step - 1) == 0:
+            counts[np.uint64(index), np.uint64(symbol)] += step
+            sizes[np.uint64(index)] += step
+        token = turn * (symbol + low)
+        out[i] = token + centre
+        left = (4 * token + path) * (1 - 2 * odd)
+        seen[i + line] = left
+        state = following(state, token, i) if kind == 3 else 0
+        total += min(abs(token), 255)
+        k += 1
+        if k == places.shape[0]:
+            k, total = 0, 0
+    return state, at, coder
 
 
 @njit(cache=True, nogil=True)
-def _signs(out, tokens, places, line, sign, step, level, stride, offset, row_stride, log_table):  # type: ignore[no-untyped-def]
-    n = 0
-    for r in range(0, tokens.shape[0], row_stride):
-        for c in range((offset - 5 * r) % stride, tokens.shape[1], stride):
-            near, far = _beside(tokens, r, c, places, line)
-            total = 4 * near + 2 * (sign - 1) * far
-            strength = 0
-            if total != 0:
-                log = _log2(abs(total) << 6, log_table) - level - ((np.int64(out[n]) - 12) << step)
-                strength = min(max((log + 48) >> 5, 0), 3)
-            out[n] = out[n] * 4 + strength + (128 if strength > 0 and total < 0 else 0)
-            n += 1
+def decode(  # type: ignore[no-untyped-def]
+    classes, centre, left, right, kind, strengths, mean, width, zero, prior, line, tables, words, coder
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """All tokens plus centre, and what is left of the words and of the state."""
+    size, n_classes, ends = left + right + 1, 24 * strengths, stretches(classes.size)
+    sums = np.empty((24 + n_classes) * (size + 1), np.uint32)
+    lookup = np.empty((24 + n_classes) << LOOKUP_BITS, np.uint16)
+    slots = np.arange(n_classes) // strengths
+    counts = np.zeros((n_classes, size), np.int64)
+    sizes, last = np.zeros(n_classes, np.int64), np.zeros(n_classes, np.int64)
+    base = first_tables(left, right, mean, width, zero, sums, lookup)
+    out = np.empty(classes.size, np.int32)
+    seen = np.zeros(classes.size + line if kind else 0, np.int32)
+    at, path = 0, 0
+    for j in range(ends.size - 1):
+        if j:
+            learn(counts, sizes, last, slots, strengths, base, prior, sums, 0, lookup)
+        begin, end = ends[j], ends[j + 1]
+        if kind:
+            path, at, coder = pop_slices(
+                out, centre, -left, classes, kind, line, tables, seen, path,
+                counts, sizes, slots, sums, lookup, begin, end, words, at, coder,
+            )  # fmt: skip
+        else:
+            at, coder = pop_all(
+                out, centre - left, classes, slots, sums, lookup, size, begin, end, words, at, coder
+            )
+            if end < classes.size:
+                count(out, centre - left, classes, begin, end, counts, sizes)
+    return out, at, coder

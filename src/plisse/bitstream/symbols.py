@@ -1,4 +1,4 @@
-"""An array of integers to bytes: every plausible coding is written, the shortest is kept.
+"""An array of integers to bytes: codings are estimated, the best are written, the shortest is kept.
 
 The first byte holds the coding in its low three bits. CONSTANT: first value and step. RAW: packed bits.
 CATEGORICAL, LAPLACE, GAUSS: one static table (see `tables`). CONTEXTS: see `contextcoder`.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from plisse.bitstream import contextcoder
+from plisse.bitstream import ans, contextcoder
 from plisse.bitstream.bits import DIRECT, fold, pack, packed_size, unfold, unpack
 from plisse.bitstream.bytesreader import BytesReader, signed_varint, sized
-from plisse.bitstream.entropy import PartsDecoder, encode_parts
-from plisse.bitstream.tables import EXPLICIT, GAUSS, LAPLACE, fit_static, read_static, total_bits
-from plisse.bitstream.waves import histogram
+from plisse.bitstream.contextcoder import View
+from plisse.bitstream.entropy import entropy_bits, histogram
+from plisse.bitstream.tables import EXPLICIT, GAUSS, LAPLACE, Static, fitted, read_static
 from plisse.errors import FormatError
 
 CONSTANT, RAW, CATEGORICAL, LAPLACIAN, GAUSSIAN, CONTEXTS, PLANES = range(7)
@@ -25,21 +25,24 @@ MAX_VALUES_PER_BYTE = 1 << 12
 LARGE = 8
 """Set in the first byte of an entropy coding where extra bits of large values follow."""
 FEWEST_FOR_CONTEXTS = 256
-_LARGE = 1 << 16
+FEWEST_FOR_FITS = 64
+"""Shorter arrays are not tried with categorical and Gaussian tables."""
+_SMALL_SPAN = 1 << 16
 
 
-def encode_symbols(values: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
-    """Bytes of an integer array [n], n >= 1, in its order. shape: of the tensor, to try contexts as well."""
+def encode_symbols(values: np.ndarray, shape: tuple[int, ...] | None = None, path: bool = False) -> bytes:
+    """Bytes of an integer array [n], n >= 1, in its order.
+
+    shape: of the tensor, to try contexts as well. path: the integers are symbols of a trellis (core.trellis).
+    """
     low, high = int(values.min()), int(values.max())
     if (constant := _constant(values, low, high)) is not None:
         return constant
     raw_size = _raw_size(values.size, low, high)
-    written: list[bytes] = []
-    if high - low < 1 << 32:
-        written = _coded(values, low, high, shape, raw_size)
-    if not written or raw_size <= min(map(len, written)):
-        written.append(_raw(values, low, high))
-    return min(written, key=len)
+    if high - low >= 1 << 32 or raw_size <= 8:
+        return _raw(values, low, high)
+    coded = _coded(values, low, high, shape, path, raw_size)
+    return _raw(values, low, high) if coded is None or raw_size <= len(coded) else coded
 
 
 def decode_symbols(reader: BytesReader, count: int, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -109,34 +112,96 @@ def _raw(values: np.ndarray, low: int, high: int) -> bytes:
     return head + pack(values.astype(np.int64) - low, WIDTHS[width])
 
 
-def _coded(values: np.ndarray, low: int, high: int, shape: tuple[int, ...] | None, limit: int) -> list[bytes]:
-    """The array in the entropy codings that may be the shortest and below `limit` bytes."""
-    centre = _centre(values, low, high)
-    small = max(high - centre, centre - low) < DIRECT
-    shifted = values - values.dtype.type(centre) if centre and small else values
-    tokens, extra = fold(shifted if small else values.astype(np.int64) - centre)
-    left, right = -int(tokens.min()), int(tokens.max())
-    counts = histogram(tokens, -left, left + right + 1)
-    statics = fit_static(counts, left, tuple(FORMS.values()))
-    large = max(left, right) >= DIRECT
-    head = signed_varint(centre) + (sized(extra) if large else b"")
-    sizes = {code: total_bits(s, counts) / 8 + len(head) for code, s in zip(FORMS, statics, strict=True)}
-    written: list[bytes] = []
-    if shape is not None and len(shape) > 1 and values.size >= FEWEST_FOR_CONTEXTS:
-        best = contextcoder.plan(tokens, shape, counts, left)
-        sizes[CONTEXTS] = best.bits / 8 + len(head) + 8 + best.static.n_bytes()
-    slack = 4 + (0.01 * min(sizes.values()))
-    for code in sorted(sizes, key=lambda code: sizes[code]):
-        if sizes[code] > min(*sizes.values(), limit) + slack or (written and values.size > _LARGE):
-            continue
-        if code == CONTEXTS:
-            body = best.to_bytes()
+def _coded(
+    values: np.ndarray, low: int, high: int, shape: tuple[int, ...] | None, path: bool, limit: int
+) -> bytes | None:
+    """The array in the best entropy coding; None where that is no shorter than `limit` bytes."""
+    tokens, counts, left, centre, extra = _tokens(values, low, high)
+    head = signed_varint(centre) + (b"" if extra is None else sized(extra))
+    large = 0 if extra is None else LARGE
+    written, order0 = None, entropy_bits(counts)
+    if shape is not None and len(shape) > 1 and tokens.size >= FEWEST_FOR_CONTEXTS:
+        view = View.of(shape)
+        how, saved = contextcoder.chosen(tokens, view, counts, left, path)
+        if saved > 0:
+            body = contextcoder.encode(tokens, view, how)
+            written = _filled(bytes([CONTEXTS | large]) + head + body, values.size)
+            if 8 * len(body) <= order0:
+                return written
+    static, bits, coding = _best_static(counts, left)
+    if bits / 8 >= min(limit, len(written or b"") or limit) - len(head):
+        return written
+    body = static.to_bytes() + _statically(tokens, static)
+    return _filled(bytes([coding | large]) + head + body, values.size)
+
+
+def _tokens(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray, int, int, bytes | None]:
+    """Tokens int32 [n], how often each from the least to the largest occurs, minus the least, the centre, and
+    the extra bits of large values, if any."""
+    if high - low < _SMALL_SPAN:
+        if values.dtype != np.int32:
+            values, low, high, shift = (values - low).astype(np.int32), 0, high - low, low
         else:
-            static = statics[list(FORMS).index(code)]
-            body = static.to_bytes() + encode_parts([(tokens.astype(np.int32) + left, static.table())])
-        data = bytes([code | LARGE * large]) + head + body
-        written.append(data + bytes(max(-(-values.size // MAX_VALUES_PER_BYTE) - len(data), 0)))
-    return written
+            shift = 0
+        counts = histogram(values, low, high - low + 1)
+        centre = _centre(counts, low if not shift else low + shift) - shift
+        if max(high - centre, centre - low) < DIRECT:
+            tokens = values - np.int32(centre) if centre else values
+            return tokens, counts, centre - low, centre + shift, None
+        centre += shift
+    else:
+        centre, shift = int(np.median(values[:: max(values.size >> 14, 1)])), 0
+        if low <= 0 <= high and abs(centre) < (high - low) >> 6:
+            centre = 0
+    folded, extra = fold(values.astype(np.int64) + (shift - centre))
+    tokens = folded.astype(np.int32)
+    left, right = -int(tokens.min()), int(tokens.max())
+    return tokens, histogram(tokens, -left, left + right + 1), left, centre, extra
+
+
+def _best_static(counts: np.ndarray, left: int) -> tuple[Static, float, int]:
+    """The static table with the fewest bits, these, and its coding."""
+    few = counts.sum() < FEWEST_FOR_FITS
+    fits = [(*fitted(counts, left, form), code) for code, form in FORMS.items() if form == LAPLACE or not few]
+    return min(fits, key=lambda fit: fit[1])
+
+
+def _statically(tokens: np.ndarray, static: Static) -> bytes:
+    sums = static.sums()
+    words = np.empty(tokens.size + 2, np.uint32)
+    classes, slots = np.zeros(tokens.size, np.uint8), np.zeros(1, np.int64)
+    at, state = ans.push_all(
+        tokens,
+        -static.left,
+        classes,
+        slots,
+        sums,
+        static.size,
+        0,
+        tokens.size,
+        words,
+        words.size,
+        np.uint64(0),
+    )
+    return ans.to_bytes(words[at:], state)
+
+
+def _decode_statically(reader: BytesReader, static: Static, count: int, centre: int) -> np.ndarray:
+    start = reader.offset
+    words, state = ans.from_bytes(reader.rest())
+    out, sums = np.empty(count, np.int32), static.sums()
+    lookup = np.empty(1 << ans.LOOKUP_BITS, np.uint16)
+    ans.fill_lookup(sums, 0, static.size, lookup)
+    classes, slots = np.zeros(count, np.uint8), np.zeros(1, np.int64)
+    low = centre - static.left
+    at, state = ans.pop_all(out, low, classes, slots, sums, lookup, static.size, 0, count, words, 0, state)
+    ans.check_empty(words, at, state, start)
+    return out
+
+
+def _filled(data: bytes, count: int) -> bytes:
+    """With zero bytes at the end, so that there are at most 2^12 values per byte."""
+    return data + bytes(max(-(-count // MAX_VALUES_PER_BYTE) - len(data), 0))
 
 
 def _decode_coded(reader: BytesReader, head: int, count: int, shape: tuple[int, ...] | None) -> np.ndarray:
@@ -147,28 +212,25 @@ def _decode_coded(reader: BytesReader, head: int, count: int, shape: tuple[int, 
         )
     centre = reader.signed(34)
     extra = reader.part() if head & LARGE else None
+    offset = centre if extra is None and abs(centre) < 2**30 else 0
     if coding == CONTEXTS:
         if shape is None or len(shape) < 2:
             raise FormatError("contexts without a matrix", offset=start - 1, expected="another coding")
-        tokens = contextcoder.decode_contexts(reader, shape)
+        view = View.of(shape)
+        how = contextcoder.read_head(reader, view)
+        tokens = contextcoder.decode(reader, view, how, offset)
     else:
-        static = read_static(reader, FORMS[coding])
-        decoder = PartsDecoder(offset=reader.offset, data=reader.rest())
-        tokens = decoder.decode(static.table(), count)
-        tokens -= np.int32(static.left)
-        decoder.finish()
+        tokens = _decode_statically(reader, read_static(reader, FORMS[coding]), count, offset)
     if extra is None:
-        return tokens.astype(np.int32) + centre if abs(centre) < 2**30 else tokens.astype(np.int64) + centre
+        return tokens if offset == centre else tokens.astype(np.int64) + centre
     values = unfold(tokens, extra) + centre
     if extra.left:
         raise FormatError(f"{extra.left} extra bytes too many", offset=extra.offset, expected="none")
     return values
 
 
-def _centre(values: np.ndarray, low: int, high: int) -> int:
+def _centre(counts: np.ndarray, low: int) -> int:
     """Where magnitudes count from: zero where that is about as frequent as any value, else the median."""
-    sample = np.sort(values[:: max(values.size >> 14, 1)])
-    _, counts = np.unique(sample, return_counts=True)
-    if low <= 0 <= high and 4 * np.count_nonzero(sample == 0) >= 3 * counts.max():
+    if low <= 0 < low + counts.size and 4 * counts[-low] >= 3 * counts.max():
         return 0
-    return int(sample[sample.size // 2])
+    return low + int(np.searchsorted(counts.cumsum(), (counts.sum() + 1) // 2))

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numba import njit
 
+from plisse.bitstream.ans import TOTAL_BITS, normalized, set_table
 from plisse.bitstream.bytesreader import BytesReader, varint
-from plisse.bitstream.entropy import EXP2, LOG_UNIT, TOTAL_BITS, code_length, normalized
+from plisse.bitstream.entropy import EXP2, code_length
 from plisse.errors import FormatError
 
 EXPLICIT, LAPLACE, GAUSS = 0, 1, 2
-DECAY_BITS = 30
 MAX_RICE_ONES = 1023
 MAX_FINENESS = 4
 LARGEST_TOKEN = 1023
@@ -46,21 +47,19 @@ class Static:
         """The probability table, int64 [left + right + 1], not to be written to."""
         return _table(self)
 
+    def sums(self) -> np.ndarray:
+        """Running sums of the table, uint32 [left + right + 2]."""
+        sums = np.zeros(self.size + 1, np.uint32)
+        sums[1:] = self.table().cumsum()
+        return sums
+
     def to_bytes(self) -> bytes:
         head = varint(self.left) + varint(self.right)
         if self.form != EXPLICIT:
             return head + bytes([self.decay]) + self.zero.to_bytes(2, "little")
-        residuals = _residuals(self.steps, self.fineness)
+        residuals = _zigzags(np.array(self.steps, np.int64), self.fineness)
         rice = min(range(8), key=lambda k: _rice_bits(residuals, k))
         return head + bytes([self.fineness | rice << 4]) + _rice(residuals.tolist(), rice)
-
-    def n_bytes(self) -> int:
-        """The length of `to_bytes()`."""
-        head = len(varint(self.left)) + len(varint(self.right)) + 1
-        if self.form != EXPLICIT:
-            return head + 2
-        residuals = _residuals(self.steps, self.fineness)
-        return head + -(-min(_rice_bits(residuals, k) for k in range(8)) // 8)
 
 
 def read_static(reader: BytesReader, form: int) -> Static:
@@ -85,85 +84,134 @@ def fit_static(counts: np.ndarray, left: int, forms: tuple[int, ...]) -> list[St
 
     counts: int64 [A], of the tokens -left .. A - 1 - left, A >= 2.
     """
+    return [fitted(counts, left, form)[0] for form in forms]
+
+
+def fitted(counts: np.ndarray, left: int, form: int) -> tuple[Static, float]:
+    """The best table of a form, and bits for it and the counts."""
     right = len(counts) - 1 - left
-    best = []
-    for form in forms:
-        fits = (
-            _explicit_fits(counts, left) if form == EXPLICIT else _parametric_fits(counts, left, right, form)
-        )
-        best.append(min(fits, key=lambda fit: total_bits(fit, counts)))
-    return best
+    if form == EXPLICIT:
+        fineness, steps, bits = _fit_explicit(counts)
+        return Static(form, left, right, fineness=fineness, steps=tuple(steps.tolist())), bits
+    decay, zero, bits = _fit_parametric(counts, left, form == GAUSS)
+    return Static(form, left, right, decay, zero), bits + 40
 
 
 def total_bits(static: Static, counts: np.ndarray) -> float:
-    return 8 * static.n_bytes() + code_length(counts, static.table())
+    return 8 * len(static.to_bytes()) + code_length(counts, static.table())
 
 
 @lru_cache(maxsize=64)
 def _table(static: Static) -> np.ndarray:
-    table = normalized(_explicit(static) if static.form == EXPLICIT else _parametric(static))
+    if static.form == EXPLICIT:
+        weights = _explicit_weights(np.array(static.steps, np.int64), static.fineness)
+    else:
+        weights = _parametric_weights(
+            static.left, static.right, static.decay, static.zero, static.form == GAUSS
+        )
+    table = normalized(weights)
     table.setflags(write=False)
     return table
 
 
-def _parametric(static: Static) -> np.ndarray:
-    """Two-sided weights: a side is w[0] = 2^36, w[m] = w[m-1] f[m] >> 30, with f[m] = r for LAPLACE and
+@njit(cache=True, nogil=True)
+def _parametric_weights(left, right, decay, zero, gauss):  # type: ignore[no-untyped-def]
+    """Two-sided weights: a side is w[0] = 2^32, w[m] = w[m-1] f[m] >> 30, with f[m] = r for LAPLACE and
     r^(2m-1) for GAUSS, r in units of 2^-30; both sides together are scaled to a sum of at most 2^30."""
-    octaves, part = divmod(4 * (static.decay + 1), LOG_UNIT)
-    decay = (1 << DECAY_BITS) - (
-        int(EXP2[LOG_UNIT - part] if part else EXP2[0] * 2) << DECAY_BITS - 17 >> octaves
-    )
-    square = decay * decay >> DECAY_BITS
-    side, weight, factor = [0], 1 << 36, decay
-    for _ in range(max(static.left, static.right)):
-        weight = weight * factor >> DECAY_BITS
-        if static.form == GAUSS:
-            factor = factor * square >> DECAY_BITS
-        side.append(weight)
-    both = side[static.left : 0 : -1] + side[: static.right + 1]
-    total = max(sum(both), 1)
-    weights = np.array([((w << 30) // total) * (65536 - static.zero) >> 16 for w in both], np.int64)
-    weights[static.left] = static.zero << 14
+    octaves, part = 4 * (decay + 1) >> 5, 4 * (decay + 1) & 31
+    ratio = (1 << 30) - ((EXP2[32 - part] if part else 1 << 17) << 13 >> octaves)
+    square = ratio * ratio >> 30
+    weights = np.empty(left + right + 1, np.int64)
+    weight, total = np.int64(1) << 32, np.int64(0)
+    for m in range(1, max(left, right) + 1):
+        weight = weight * ratio >> 30
+        if gauss:
+            ratio = ratio * square >> 30
+        if m <= left:
+            weights[left - m] = weight
+            total += weight
+        if m <= right:
+            weights[left + m] = weight
+            total += weight
+    for a in range(left + right + 1):
+        weights[a] = (weights[a] << 30) // max(total, 1) * (65536 - zero) >> 16
+    weights[left] = zero << 14
     return weights
 
 
-def _explicit(static: Static) -> np.ndarray:
-    steps = np.array(static.steps, np.int64)
-    octaves, part = np.divmod(steps * (LOG_UNIT >> static.fineness), LOG_UNIT)
-    return np.where(steps > 0, EXP2[part] << np.minimum(octaves, TOTAL_BITS) >> 8, 0)
+@njit(cache=True, nogil=True)
+def _explicit_weights(steps, fineness):  # type: ignore[no-untyped-def]
+    weights = np.zeros(steps.size, np.int64)
+    for a in range(steps.size):
+        place = steps[a] * (32 >> fineness)
+        if steps[a]:
+            weights[a] = EXP2[place & 31] << min(place >> 5, 24) >> 8
+    return weights
 
 
-def _parametric_fits(counts: np.ndarray, left: int, right: int, form: int) -> list[Static]:
-    tokens = np.arange(-left, right + 1)
-    others = max(int(counts.sum() - counts[left]), 1)
-    if form == LAPLACE:
-        missing = others / max(float((counts * np.abs(tokens)).sum()), others)
+@njit(cache=True, nogil=True)
+def _bits(counts, weights, sums):  # type: ignore[no-untyped-def]
+    set_table(weights, counts.size, sums, 0)
+    bits = 0.0
+    for a in range(counts.size):
+        if counts[a]:
+            bits += counts[a] * (24 - np.log2(sums[a + 1] - sums[a]))
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def _fit_parametric(counts, left, gauss):  # type: ignore[no-untyped-def]
+    """Decay, share of zero, and bits; decays are tried around the one that the moments tell."""
+    right = counts.size - 1 - left
+    total = max(counts.sum(), 1)
+    moment = 0.0
+    for a in range(counts.size):
+        moment += counts[a] * float(abs(a - left)) ** (2 if gauss else 1)
+    if gauss:
+        missing = -np.expm1(-0.5 / max(moment / total, 0.05))
     else:
-        variance = float((counts * tokens.astype(np.float64) ** 2).sum()) / max(int(counts.sum()), 1)
-        missing = -np.expm1(-0.5 / max(variance, 0.05))
-    guess = round(-8 * float(np.log2(missing))) - 1
-    zero = min(max(round(65536 * float(counts[left]) / max(int(counts.sum()), 1)), 1), 65535)
-    decays = {min(max(guess + step, 0), 255) for step in (-4, -2, -1, 0, 1, 2)}
-    return [Static(form, left, right, decay, zero) for decay in sorted(decays)]
+        others = max(total - counts[left], 1)
+        missing = others / max(moment, float(others))
+    guess = round(-8 * np.log2(missing)) - 1
+    zero = min(max(round(65536 * counts[left] / total), 1), 65535)
+    sums = np.empty(counts.size + 1, np.uint32)
+    best, least = 0, np.inf
+    for step in (-4, -2, -1, 0, 1, 2):
+        decay = min(max(guess + step, 0), 255)
+        bits = _bits(counts, _parametric_weights(left, right, decay, zero, gauss), sums)
+        if bits < least:
+            best, least = decay, bits
+    return best, zero, least
 
 
-def _explicit_fits(counts: np.ndarray, left: int) -> list[Static]:
-    octaves = np.log2(np.maximum(counts, 1) / counts.max()) + TOTAL_BITS - 4
-    fits = []
-    for fineness in range(MAX_FINENESS + 1):
-        steps = np.where(counts > 0, np.maximum(np.rint(octaves * 2**fineness), 1), 0).astype(int)
-        fits.append(
-            Static(EXPLICIT, left, len(counts) - 1 - left, fineness=fineness, steps=tuple(steps.tolist()))
-        )
-    return fits
+@njit(cache=True, nogil=True)
+def _fit_explicit(counts):  # type: ignore[no-untyped-def]
+    """Fineness, steps, and bits with those of the table."""
+    size, largest = counts.size, counts.max()
+    sums, found, best, least = np.empty(size + 1, np.uint32), np.zeros(size, np.int64), 0, np.inf
+    for fineness in range(5):
+        steps = np.zeros(size, np.int64)
+        for a in range(size):
+            if counts[a]:
+                octaves = np.log2(counts[a] / largest) + 20
+                steps[a] = max(round(octaves * 2**fineness), 1)
+        zigzags = _zigzags(steps, fineness)
+        table = min([(zigzags >> k).sum() + (1 + k) * size for k in range(8)])
+        bits = _bits(counts, _explicit_weights(steps, fineness), sums) + table + 32
+        if bits < least:
+            found, best, least = steps, fineness, bits
+    return best, found, least
 
 
-def _residuals(steps: tuple[int, ...], fineness: int) -> np.ndarray:
+@njit(cache=True, nogil=True)
+def _zigzags(steps, fineness):  # type: ignore[no-untyped-def]
     """Zigzag differences, each against the last step that was not zero (at first 16 octaves)."""
-    last = np.array((16 << fineness, *steps[:-1]))
-    last = last[np.maximum.accumulate(np.where(last > 0, np.arange(last.size), 0))]
-    differences = np.array(steps) - last
-    return np.where(differences >= 0, 2 * differences, -2 * differences - 1)
+    out, last = np.empty(steps.size, np.int64), 16 << fineness
+    for a in range(steps.size):
+        difference = steps[a] - last
+        out[a] = 2 * difference if difference >= 0 else -2 * difference - 1
+        last = steps[a] if steps[a] else last
+    return out
 
 
 def _undo_residuals(residuals: list[int], fineness: int, offset: int) -> tuple[int, ...]:

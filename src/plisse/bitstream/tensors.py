@@ -12,7 +12,7 @@ from plisse.bitstream.floatbits import FIELDS, decode_floats, encode_floats
 from plisse.bitstream.gridbytes import HIGHEST_KIND, check_grid, grid_bytes, read_grid
 from plisse.bitstream.symbols import NAMES, PLANES, decode_symbols, encode_symbols
 from plisse.bitstream.units import MAX_VALUES, distinct, narrowed
-from plisse.core.stored import RAW_DTYPES, Codes, Levels, Raw, Stored, Vectors
+from plisse.core.stored import RAW_DTYPES, Codes, Levels, Raw, Stored, Trellis, Vectors
 from plisse.errors import FormatError, InputError
 
 MAX_DIMENSIONS = 15
@@ -39,7 +39,8 @@ def encode_tensor(stored: Stored) -> bytes:
     if isinstance(stored.grid, Raw):
         return head + grid + _raw_body(symbols, stored.grid.dtype)
     shape = None if isinstance(stored.grid, Vectors) else stored.shape
-    return head + grid + encode_symbols(symbols.astype(np.int32, copy=False), shape)
+    path = isinstance(stored.grid, Trellis)
+    return head + grid + encode_symbols(symbols.astype(np.int32, copy=False), shape, path)
 
 
 def _raw_body(symbols: np.ndarray, dtype: str) -> bytes:

@@ -27,13 +27,14 @@ from numba import njit
 from plisse.core.rounding import chunks_of, code_lengths, histogram, in_steps
 
 N_STATES = 8
-SEGMENT = 1024
+SEGMENT = 256
 LANES = 16
+ONE, TWO, THREE = np.uint64(1), np.uint64(2), np.uint64(3)
+TILE = 32  # steps at a time, so that their costs stay in the nearest cache
 LIMIT = 1 << 20  # levels that the search reaches, in steps; all of them are exact in float32
-HALF_TABLE = 1 << 12  # levels with a rate of their own on each side; further ones cost as much as the last
-SEARCHES = 3
+HALF_TABLE = 1 << 10  # levels with a rate of their own on each side; further ones cost as much as the last
+SEARCHES = 2
 FEWEST_BITS, MOST_ZEROS = 1.2, 0.3
-PRIOR_SHARE = 0.02
 
 # From state s an even symbol leads to NEXT[s, 0], an odd one to NEXT[s, 1]. Even states use A0, odd ones A1.
 NEXT = np.array([[0, 1], [3, 2], [5, 4], [6, 7], [1, 0], [2, 3], [4, 5], [7, 6]], np.uint8)
@@ -69,7 +70,7 @@ def trellis_quantize(values: np.ndarray, scale: float, rate_weight: float = 0.0)
     scaled = in_steps(values.reshape(-1), scale, LIMIT)
     rates = np.zeros(2 * HALF_TABLE, np.float32)
     if rate_weight > 0 and scaled.size:
-        rates = _estimated_rates(scaled, rate_weight)
+        rates = _estimated_rates(chunks_of(scaled), rate_weight)
     return _search(scaled, rates)
 
 
@@ -82,38 +83,44 @@ def prefers_trellis(values: np.ndarray, scale: float) -> bool:
     >>> prefers_trellis(rng.normal(size=2000), 0.2), prefers_trellis(rng.normal(size=2000), 2.0)
     (True, False)
     """
-    sample = chunks_of(values.reshape(-1))
-    if not sample.size or np.mean(sample == 0) > MOST_ZEROS:
+    sample = in_steps(chunks_of(values.reshape(-1)), 2 * scale, LIMIT)
+    return bool(sample.size and _prefers(sample))
+
+
+@njit(cache=True, nogil=True)
+def _prefers(sample):  # type: ignore[no-untyped-def]
+    if (sample == 0).sum() > MOST_ZEROS * sample.size:
         return False
-    counts = histogram(in_steps(sample, 2 * scale, HALF_TABLE), 0.5, HALF_TABLE)
-    return bool((counts * code_lengths(counts)).sum() >= FEWEST_BITS * sample.size)
+    counts = histogram(sample, 1.0, 0.5, HALF_TABLE)
+    return (counts * code_lengths(counts)).sum() >= FEWEST_BITS * sample.size
 
 
-def _estimated_rates(scaled: np.ndarray, rate_weight: float) -> np.ndarray:
+@njit(cache=True, nogil=True)
+def _estimated_rates(sample, rate_weight):  # type: ignore[no-untyped-def]
     """rate_weight · bits of each level (not symbol), from repeated searches through a sample."""
-    prior = _expected_shares(scaled)
-    sample = chunks_of(scaled)
-    counts = prior * sample.size
+    counts = _expected_counts(sample)
     for _ in range(SEARCHES):
         path = _search(sample, _level_rates(counts, rate_weight))
-        counts = histogram(path, 0.0, HALF_TABLE // 2)[:-1] + PRIOR_SHARE * sample.size * prior
+        counts = histogram(path, 1.0, 0.0, HALF_TABLE // 2)[:-1].astype(np.float64)
     return _level_rates(counts, rate_weight)
 
 
-def _expected_shares(scaled: np.ndarray) -> np.ndarray:
-    """Share of each symbol -HALF_TABLE/2 ... HALF_TABLE/2-1 if A0 and A1 were used alike, by rounding."""
-    counts = histogram(scaled, 0.0, HALF_TABLE)[:-1] / scaled.size  # of levels n, by floor
+@njit(cache=True, nogil=True)
+def _expected_counts(scaled):  # type: ignore[no-untyped-def]
+    """Of each symbol -HALF_TABLE/2 ... HALF_TABLE/2-1, if A0 and A1 were used alike, by rounding."""
+    counts = histogram(scaled, 1.0, 0.0, HALF_TABLE)[:-1]  # of levels n, by floor
     near = counts + (np.roll(counts, 1) + np.roll(counts, -1)) / 2  # a cell of the superset is two steps wide
     return (near[0::2] + near[1::2][::-1]) / 4
 
 
-def _level_rates(counts: np.ndarray, rate_weight: float) -> np.ndarray:
+@njit(cache=True, nogil=True)
+def _level_rates(counts, rate_weight):  # type: ignore[no-untyped-def]
     """Rates by level n = -HALF_TABLE ... HALF_TABLE-1: symbol n/2 for even n, -(n+1)/2 for odd n."""
-    bits = code_lengths(counts)
-    rates = np.empty(2 * HALF_TABLE, np.float32)
-    rates[0::2] = bits
-    rates[1::2] = bits[::-1]
-    return rates * np.float32(rate_weight)
+    bits, rates = code_lengths(counts), np.empty(2 * HALF_TABLE, np.float32)
+    for k in range(HALF_TABLE):
+        rates[2 * k] = rate_weight * bits[k]
+        rates[2 * k + 1] = rate_weight * bits[HALF_TABLE - 1 - k]
+    return rates
 
 
 @njit(cache=True, nogil=True)
@@ -134,65 +141,97 @@ def _values(symbols: np.ndarray, scale: np.float32, following: np.ndarray) -> np
 def _search(scaled: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """The cheapest path. scaled: float32 [N] in steps; rates: of each level, [2 · HALF_TABLE]."""
     symbols = np.empty(scaled.size, np.int32)
-    costs = np.empty(SEGMENT * LANES * 4, np.float32)
-    firsts, uppers = np.empty((LANES, SEGMENT), np.int32), np.empty((LANES, SEGMENT * 4), np.uint8)
-    decisions = np.empty(SEGMENT * LANES, np.uint8)
+    costs, work = np.empty(TILE * LANES * 4, np.float32), np.zeros(TILE * LANES * 10, np.float32)
+    firsts, uppers = np.empty(SEGMENT * LANES, np.int32), np.empty(SEGMENT * LANES * 4, np.uint8)
+    starts, decisions = np.empty(TILE * LANES, np.int32), np.empty(SEGMENT * LANES, np.uint8)
     for begin in range(0, scaled.size, SEGMENT * LANES):
         count = min(scaled.size - begin, SEGMENT * LANES)
         n_lanes = (count + SEGMENT - 1) // SEGMENT
         short = count - (n_lanes - 1) * SEGMENT  # values in the last lane
-        for lane in range(n_lanes):
-            first = begin + lane * SEGMENT
-            part = scaled[first : min(first + SEGMENT, scaled.size)]
-            _subset_costs(part, rates, costs[4 * lane :], firsts[lane], uppers[lane])
         metrics = np.full(N_STATES * LANES, np.float32(1e30), np.float32)
         metrics[:LANES] = 0
-        _advance(costs, decisions, metrics, 0, short)
-        last = int(np.argmin(metrics[n_lanes - 1 :: LANES]))
-        if n_lanes > 1:
-            _advance(costs, decisions, metrics, short, SEGMENT)
+        last, step = 0, 0
+        while step < (SEGMENT if n_lanes > 1 else short):
+            stop = min(step + TILE, short if step < short else SEGMENT)
+            lanes = n_lanes if step < short else n_lanes - 1
+            tile = slice(step * LANES, stop * LANES)
+            _deal(scaled[begin + step :], lanes, stop - step, work)
+            _subset_costs(
+                work, starts, rates, costs, firsts[tile], uppers[4 * step * LANES : 4 * stop * LANES]
+            )
+            _advance(costs, decisions[tile], metrics, stop - step)
+            step = stop
+            if step == short:
+                last = int(np.argmin(metrics[n_lanes - 1 :: LANES]))
         for lane in range(n_lanes):
             first = begin + lane * SEGMENT
             part = symbols[first : min(first + SEGMENT, scaled.size)]
             end = last if lane == n_lanes - 1 else int(np.argmin(metrics[lane::LANES]))
             _trace(decisions[lane:], end, part.size)
-            _symbols_of(firsts[lane], uppers[lane], decisions[lane:], part)
+            _symbols_of(firsts[lane:], uppers[4 * lane :], decisions[lane:], part)
     return symbols
 
 
 @njit(cache=True, nogil=True)
-def _subset_costs(
-    scaled: np.ndarray, rates: np.ndarray, costs: np.ndarray, firsts: np.ndarray, uppers: np.ndarray
-) -> None:
-    """Of eight levels around each sample, starting at one of D0, the better one in each subset.
-
-    Written: costs[i, this lane, subset]; the first level; and 4 for the upper level of a subset, else 0.
-    """
-    half = rates.size // 2
-    for i in range(scaled.size):
-        quad = np.floor((scaled[i] - np.float32(2)) * np.float32(0.25))
-        place = int(quad) * 4 + half
-        place = place if place > 0 else 0
-        start = np.uint64(place if place < 2 * half - 8 else 2 * half - 8)
-        rest = scaled[i] - quad * np.float32(4) - np.float32(0.5)
-        firsts[i] = np.int32(quad) * 4
-        for d in range(4):
-            below = rest - np.float32(d)
-            above = below - np.float32(4)
-            low = below * below + rates[start + np.uint64(d)]
-            high = above * above + rates[start + np.uint64(d + 4)]
-            costs[i * 4 * LANES + d] = high if high < low else low
-            uppers[i * 4 + d] = np.uint8(4) if high < low else np.uint8(0)
+def _deal(scaled: np.ndarray, lanes: int, count: int, out: np.ndarray) -> None:
+    """Value i of each lane in turn, as out[i * LANES + lane]; nothing for lanes that have ended."""
+    for lane in range(lanes):
+        part = scaled[lane * SEGMENT : lane * SEGMENT + count]
+        for i in range(count):
+            out[i * LANES + lane] = part[i]
 
 
 @njit(cache=True, nogil=True)
-def _advance(costs: np.ndarray, decisions: np.ndarray, m: np.ndarray, begin: int, end: int) -> None:
+def _subset_costs(
+    work: np.ndarray,
+    starts: np.ndarray,
+    rates: np.ndarray,
+    costs: np.ndarray,
+    firsts: np.ndarray,
+    uppers: np.ndarray,
+) -> None:
+    """Of eight levels around each sample, starting at one of D0, the better one in each subset.
+
+    work: the samples, and behind them room. Written: costs[sample, subset]; the first level; and 4 for the
+    upper level of a subset, else 0. In three loops, so that each becomes vector code.
+    """
+    n, half, top = firsts.size, np.int32(rates.size // 2), np.int32(rates.size - 8)
+    rest, low, high = work[n : 2 * n], work[2 * n : 6 * n], work[6 * n : 10 * n]
+    for j in range(n):
+        quad = np.floor((work[j] - np.float32(2)) * np.float32(0.25))
+        rest[j] = work[j] - quad * np.float32(4) - np.float32(0.5)
+        firsts[j] = np.int32(quad) * np.int32(4)
+        place = firsts[j] + half
+        place = place if place > 0 else np.int32(0)
+        starts[j] = place if place < top else top
+    for j in range(n):
+        s, p, a = np.uint64(starts[j]), np.uint64(4 * j), rest[j]
+        r0, r1, r2, r3 = rates[s], rates[s + ONE], rates[s + TWO], rates[s + THREE]
+        s += np.uint64(4)
+        r4, r5, r6, r7 = rates[s], rates[s + ONE], rates[s + TWO], rates[s + THREE]
+        b, c, d = a - np.float32(1), a - np.float32(2), a - np.float32(3)
+        e, f, g, h = a - np.float32(4), a - np.float32(5), a - np.float32(6), a - np.float32(7)
+        low[p], low[p + ONE], low[p + TWO], low[p + THREE] = a * a + r0, b * b + r1, c * c + r2, d * d + r3
+        high[p], high[p + ONE], high[p + TWO], high[p + THREE] = (
+            e * e + r4,
+            f * f + r5,
+            g * g + r6,
+            h * h + r7,
+        )
+    for m in range(4 * n):
+        below, above = low[m], high[m]
+        costs[m] = above if above < below else below
+        uppers[m] = np.uint8(above < below) << 2
+
+
+@njit(cache=True, nogil=True)
+def _advance(costs: np.ndarray, decisions: np.ndarray, m: np.ndarray, count: int) -> None:
     """Add, compare, select for each step and lane. m: cost of the best path into each state, [8, LANES].
 
     Bit t of a decision says that state t was entered from the upper of its two predecessors, which are
     t/2 and t/2 + 4. Written out without arrays or branches, so that the loop over lanes becomes vector code.
     """
-    for i in range(begin, end):
+    for i in range(count):
         for k in range(LANES):
             p = (i * LANES + k) * 4
             d0, d1, d2, d3 = costs[p], costs[p + 1], costs[p + 2], costs[p + 3]
@@ -235,5 +274,5 @@ def _symbols_of(firsts: np.ndarray, uppers: np.ndarray, subsets: np.ndarray, sym
     """The symbol of each sample's better level in the subset that the path uses."""
     for i in range(symbols.size):
         subset = np.int32(subsets[i * LANES])
-        level = firsts[i] + subset + np.int32(uppers[i * 4 + subset])
+        level = firsts[i * LANES] + subset + np.int32(uppers[i * 4 * LANES + subset])
         symbols[i] = (level >> 1) ^ -(level & 1)  # level/2 if even, -(level+1)/2 if odd
