@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plisse.bitstream import modelfile
 from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
-from plisse.compress.quantize.aware.estimators import Clipped, ElementwiseScaled, SoftStep, Stochastic
+from plisse.compress.quantize.aware.estimators import Clipped, ElementwiseScaled, RandomRounding, SoftStep
 from plisse.compress.quantize.aware.folded import FoldForTraining
 from plisse.compress.quantize.aware.inputs import PACT, LearnedStep, LogThreshold
 from plisse.compress.quantize.aware.noise import AdditiveNoise, QuantNoise, Softened
@@ -85,7 +85,7 @@ VARIANTS: list[tuple[str, Step]] = [
     ("polynomial", aware(bits=3, estimator=Clipped(4.0, polynomial=True))),
     ("ewgs", aware(estimator=ElementwiseScaled(0.1))),
     ("soft step", aware(estimator=SoftStep(0.3))),
-    ("stochastic", aware(bits=3, estimator=Stochastic())),
+    ("stochastic", aware(bits=3, estimator=RandomRounding())),
     ("quant noise", aware(soften=QuantNoise(0.5, 3))),
     ("additive noise", aware(soften=AdditiveNoise(0.5))),
     ("proximal", aware(soften=Proximal(0.05))),

@@ -12,8 +12,8 @@ import torch
 from plisse.compress.quantize.aware.estimators import (
     Clipped,
     ElementwiseScaled,
+    RandomRounding,
     SoftStep,
-    Stochastic,
     StraightThrough,
 )
 from plisse.compress.quantize.fake import FakeQuantized
@@ -43,10 +43,10 @@ ESTIMATORS = [
     (ElementwiseScaled(0.0), lambda x, g: 1.0),
     (SoftStep(0.5), lambda x, g: soft(x, 0.5)),
     (SoftStep(0.1), lambda x, g: soft(x, 0.1)),
-    (Stochastic(), lambda x, g: 1.0),
+    (RandomRounding(), lambda x, g: 1.0),
 ]
 MEMBERS = [estimator for estimator, _ in ESTIMATORS]
-NEAREST = [member for member in MEMBERS if member != Stochastic()]
+NEAREST = [member for member in MEMBERS if member != RandomRounding()]
 
 
 @pytest.mark.parametrize("estimator", NEAREST, ids=str)

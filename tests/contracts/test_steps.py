@@ -8,19 +8,25 @@ import pytest
 import torch
 from torch import nn
 
-from plisse.compress.correct import BiasCorrection
+from plisse.compress.correct import AnalyticBiasCorrection, BiasCorrection
+from plisse.compress.equalize import Equalize
 from plisse.compress.finetune import FineTune, ReestimateNorm
 from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
 from plisse.compress.prune.patterns import NM, Channels
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize.activations import Activations
-from plisse.compress.quantize.aware import Aware
-from plisse.compress.quantize.grids import PerGroup
+from plisse.compress.quantize.aware import Aware, FoldForTraining
+from plisse.compress.quantize.grids import PerBlock, PerGroup
+from plisse.compress.quantize.lapq import LAPQ
+from plisse.compress.quantize.mixed.mixed import MixedPrecision
+from plisse.compress.quantize.output import OutputMSE
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import MinMax
 from plisse.compress.quantize.rated import RateQuantize
 from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.recipe import STEPS, dump_recipe, parse_recipe
+from plisse.compress.smooth import ActivationAware, Smooth
+from plisse.compress.split import SplitOutliers
 from plisse.compress.step import chain
 from plisse.core.batch import Batch, BatchList, call
 from plisse.core.reparam import baked
@@ -40,6 +46,16 @@ CASES = [
     FoldBatchNorm(),
     AbsorbStatistics(),
     CompactSmall(),
+    chain(FoldBatchNorm(), Equalize(absorb_bias=True)),
+    chain(Quantize(bits=3), AnalyticBiasCorrection()),
+    Smooth(alpha=0.4),
+    ActivationAware(bits=3, granularity=PerGroup(8), points=3),
+    chain(FoldBatchNorm(), SplitOutliers(share=0.2)),
+    LAPQ(Quantize(bits=4, activations=Activations(bits=4)), norms=(2.0, 3.0)),
+    Quantize(bits=3, rounding=OutputMSE(samples=16)),
+    Quantize(bits=4, granularity=PerBlock(2, 8), activations=Activations(dynamic="row")),
+    MixedPrecision("bytes=0.3x", bits=(2, 4, 8)),
+    chain(FoldForTraining(), FineTune(steps=2)),
 ]
 
 

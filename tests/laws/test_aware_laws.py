@@ -13,8 +13,8 @@ from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
 from plisse.compress.quantize.aware.estimators import (
     ElementwiseScaled,
+    RandomRounding,
     SoftStep,
-    Stochastic,
     StraightThrough,
 )
 from plisse.compress.quantize.aware.folded import FoldForTraining
@@ -68,7 +68,7 @@ def test_stochastic_rounding_is_unbiased() -> None:
     torch.manual_seed(0)
     n = 20_000
     for value in (-1.3, -0.5, 0.0, 0.01, 0.25, 2.9):
-        mean = float(Stochastic().round(torch.full((n,), value)).mean())
+        mean = float(RandomRounding().round(torch.full((n,), value)).mean())
         share = value - math.floor(value)
         assert mean == pytest.approx(value, abs=5 * math.sqrt(share * (1 - share) / n) + 1e-6)
 

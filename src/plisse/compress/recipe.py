@@ -6,18 +6,33 @@ from pathlib import Path
 
 import yaml
 
-from plisse.compress.correct import BiasCorrection
+from plisse.compress.correct import AnalyticBiasCorrection, BiasCorrection
+from plisse.compress.equalize import Equalize
 from plisse.compress.finetune import FineTune, ReestimateNorm
 from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
 from plisse.compress.prune.patterns import NM, Channels, Gradual, OneShot, Unstructured
 from plisse.compress.prune.prune import Prune
+from plisse.compress.quantize import aware, ranges, rounding
 from plisse.compress.quantize.activations import Activations
-from plisse.compress.quantize.aware import Aware
-from plisse.compress.quantize.grids import PerChannel, PerGroup, PerTensor
+from plisse.compress.quantize.codebooks.binary import Binary, LossAwareBinary
+from plisse.compress.quantize.codebooks.codes import BinaryCodes
+from plisse.compress.quantize.codebooks.floats import Float, Microscaling
+from plisse.compress.quantize.codebooks.kmeans import KMeans
+from plisse.compress.quantize.codebooks.levels import AdditivePowersOfTwo, Logarithmic, NormalFloat
+from plisse.compress.quantize.codebooks.ternary import Ternary, TrainedTernary
+from plisse.compress.quantize.codebooks.vectors import ProductQuantization, ResidualQuantization
+from plisse.compress.quantize.families import Nearest
+from plisse.compress.quantize.grids import PerBlock, PerChannel, PerGroup, PerTensor
+from plisse.compress.quantize.lapq import LAPQ
+from plisse.compress.quantize.mixed.curvature import Fisher, HessianTrace, Itself, Labels, SampledLabels
+from plisse.compress.quantize.mixed.mixed import MixedPrecision
+from plisse.compress.quantize.mixed.sensitivity import Perturbation
+from plisse.compress.quantize.output import OutputMSE
 from plisse.compress.quantize.quantize import Quantize
-from plisse.compress.quantize.ranges import MSE, MinMax, Percentile
 from plisse.compress.quantize.rated import RateQuantize
 from plisse.compress.quantize.small import CompactSmall
+from plisse.compress.smooth import ActivationAware, Smooth
+from plisse.compress.split import SplitOutliers
 from plisse.compress.step import Chain, Step, chain
 from plisse.core.config import from_data, to_data
 from plisse.errors import InputError
@@ -25,37 +40,36 @@ from plisse.train.optimizers import SGD, AdamW
 from plisse.train.schedules import Constant, Cosine, Cubic
 
 STEPS: tuple[type, ...] = (
-    Prune,
-    Quantize,
-    RateQuantize,
-    FineTune,
-    ReestimateNorm,
-    FoldBatchNorm,
-    AbsorbStatistics,
-    CompactSmall,
-    BiasCorrection,
+    *(Prune, Quantize, RateQuantize, MixedPrecision, LAPQ, CompactSmall),
+    *(FineTune, ReestimateNorm, aware.FoldForTraining),
+    *(FoldBatchNorm, AbsorbStatistics, Equalize, Smooth, ActivationAware, SplitOutliers),
+    *(BiasCorrection, AnalyticBiasCorrection),
 )
-VALUES: tuple[type, ...] = (
-    Unstructured,
-    NM,
-    Channels,
-    OneShot,
-    Gradual,
-    PerTensor,
-    PerChannel,
-    PerGroup,
-    MinMax,
-    Percentile,
-    MSE,
-    Activations,
-    Aware,
-    SGD,
-    AdamW,
-    Cosine,
-    Constant,
-    Cubic,
+PRUNING: tuple[type, ...] = (Unstructured, NM, Channels, OneShot, Gradual)
+GRIDS: tuple[type, ...] = (
+    *(PerTensor, PerChannel, PerGroup, PerBlock),
+    *(Logarithmic, AdditivePowersOfTwo, NormalFloat, Float, Microscaling, KMeans, BinaryCodes),
+    *(Binary, LossAwareBinary, Ternary, TrainedTernary, ProductQuantization, ResidualQuantization),
 )
+RANGES: tuple[type, ...] = (
+    *(ranges.MinMax, ranges.Percentile, ranges.MSE, ranges.Entropy, ranges.ACIQ),
+    *(ranges.MovingAverage, ranges.PowerOfTwo, ranges.MeanMagnitude, Activations),
+)
+ROUNDINGS: tuple[type, ...] = (
+    *(Nearest, rounding.Stochastic, rounding.AdaRound, rounding.AdaQuant, rounding.GPTQ),
+    *(rounding.Reconstruct, OutputMSE),
+)
+AWARE: tuple[type, ...] = (
+    *(aware.Aware, aware.Stage, aware.StraightThrough, aware.Clipped, aware.ElementwiseScaled),
+    *(aware.SoftStep, aware.RandomRounding, aware.LearnedStep, aware.PACT, aware.LogThreshold),
+    *(aware.QuantNoise, aware.AdditiveNoise, aware.Proximal, aware.Relaxed, aware.DoReFa),
+    *(aware.FreezeOscillating, aware.DampOscillating),
+)
+SENSITIVITIES: tuple[type, ...] = (Perturbation, HessianTrace, Fisher, Itself, SampledLabels, Labels)
+TRAINING: tuple[type, ...] = (SGD, AdamW, Cosine, Constant, Cubic)
+VALUES = (*PRUNING, *GRIDS, *RANGES, *ROUNDINGS, *AWARE, *SENSITIVITIES, *TRAINING)
 TYPES = {kind.__name__: kind for kind in (*STEPS, *VALUES)}
+"""Every type that a recipe may name."""
 LIMIT = 1 << 20
 
 

@@ -4,8 +4,8 @@ from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
 from plisse.compress.quantize.aware.estimators import (
     Clipped,
     ElementwiseScaled,
+    RandomRounding,
     SoftStep,
-    Stochastic,
     StraightThrough,
 )
 from plisse.compress.quantize.aware.folded import FoldForTraining
@@ -42,10 +42,10 @@ __all__ = [
     "LogThreshold",
     "Proximal",
     "QuantNoise",
+    "RandomRounding",
     "Relaxed",
     "SoftStep",
     "Stage",
-    "Stochastic",
     "StraightThrough",
     "UnitInterval",
     "learn_inputs",

@@ -91,7 +91,7 @@ class SoftStep:
 
 
 @dataclass(frozen=True)
-class Stochastic:
+class RandomRounding:
     """Rounds up with the probability that x lies above its floor: E[Q(x)] = x (Gupta et al. 2015). Straight
     through backward. Draws from torch's generator, which `fit` seeds in every step; networks that are
     evaluated or written round to nearest."""
