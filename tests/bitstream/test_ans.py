@@ -28,8 +28,11 @@ def running(found: np.ndarray) -> np.ndarray:
 
 def pushed(symbols: np.ndarray, classes: np.ndarray, found: np.ndarray) -> bytes:
     words, slots = np.empty(symbols.size + 2, np.uint32), np.arange(len(found))
+    sums, inverses = running(found), np.empty(found.size + len(found), np.uint64)
+    for slot in slots:
+        ans.set_inverses(sums, slot, found.shape[1], inverses)
     at, state = ans.push_all(
-        symbols, 0, classes, slots, running(found), found.shape[1], 0, symbols.size, words, words.size,
+        symbols, 0, classes, slots, sums, inverses, found.shape[1], 0, symbols.size, words, words.size,
         np.uint64(0),
     )  # fmt: skip
     return ans.to_bytes(words[at:], state)

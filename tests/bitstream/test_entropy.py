@@ -16,8 +16,10 @@ QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 def test_histograms_and_their_entropy() -> None:
     values = np.random.default_rng(0).integers(-5, 9, 1001).astype(np.int32)
-    counts = histogram(values, -5, 14)
+    counts = histogram(values, -5, 14, 1)
     assert np.array_equal(counts, np.bincount(values + 5, minlength=14))
+    for step in (2, 3, 7):
+        assert np.array_equal(histogram(values, -5, 14, step), np.bincount(values[::step] + 5, minlength=14))
     share = counts / counts.sum()
     assert abs(entropy_bits(counts) - -(counts * np.log2(share)).sum()) < 1e-6
 

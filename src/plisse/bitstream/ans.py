@@ -10,8 +10,12 @@ remove the .nbi and .nbc files from __pycache__.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from plisse.errors import FormatError
 
@@ -26,9 +30,24 @@ _BELOW = (1 << _SHIFT) - 1
 _SMALL, _REST = np.uint64(0xFFFFFFFF), np.uint64(_SHIFT)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def push_all(values, low, classes, slots, sums, size, begin, end, words, at, state):  # type: ignore[no-untyped-def]
-    """Code values[begin:end] - low from the last to the first; words fill `words` downwards from `at`."""
+@intrinsic
+def upper_half(context, a, b):  # type: ignore[no-untyped-def]
+    """The upper 64 bits of the product of two uint64, which numba has no name for."""
+
+    def generated(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(each, wide) for each in arguments))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generated
+
+
+@njit(cache=True, nogil=True)
+def push_all(values, low, classes, slots, sums, inverses, size, begin, end, words, at, state):  # type: ignore[no-untyped-def]
+    """Code values[begin:end] - low from the last to the first; words fill `words` downwards from `at`.
+
+    inverses: floor((2^64 - 1) / share) of each share, with which a quotient is at most one too low.
+    """
     for i in range(end - 1, begin - 1, -1):
         place = np.uint64(slots[classes[i]] * (size + 1) + values[i] - low)
         start = np.uint64(sums[place])
@@ -37,8 +56,10 @@ def push_all(values, low, classes, slots, sums, size, begin, end, words, at, sta
             at -= 1
             words[at] = np.uint32(state & _SMALL)
             state >>= _U32
-        quotient = state // share
-        state = (quotient << _PRECISION) + (state - quotient * share) + start
+        quotient: Any = upper_half(state, inverses[place])  # type: ignore[call-arg]
+        rest = state - quotient * share
+        missing = np.uint64(rest >= share)
+        state = (quotient + missing << _PRECISION) + (rest - missing * share) + start
     return at, state
 
 
@@ -97,6 +118,14 @@ def set_table(weights, size, sums, slot):  # type: ignore[no-untyped-def]
     for a in range(largest + 1, size):
         sums[first + a] += TOTAL - at
     sums[first + size] = TOTAL
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def set_inverses(sums, slot, size, inverses):  # type: ignore[no-untyped-def]
+    """What `push_all` needs of a table."""
+    first, most = slot * (size + 1), np.uint64(0xFFFFFFFFFFFFFFFF)
+    for a in range(first, first + size):
+        inverses[a] = most // np.uint64(sums[a + 1] - sums[a])
 
 
 def normalized(weights: np.ndarray) -> np.ndarray:

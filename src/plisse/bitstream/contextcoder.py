@@ -73,7 +73,7 @@ def chosen(
     sums = magnitude_sums(tokens, 0, view.rows, view.channels, view.places)
     units = (view.rows, view.channels, view.places)
     width, offsets, saved = choose(sums, tuple(tokens.size // max(unit, 1) for unit in units))
-    share, mean = counts[left] / tokens.size, float(sums[0].sum()) / tokens.size
+    share, mean = counts[left] / counts.sum(), float(sums[0].sum()) / tokens.size
     zero = min(max(round(8 * mean * share / max(1 - share, 1e-9)), 1), 255)
     mean = min(max(round(256 * mean), 1), LARGEST_MEAN)
     kind, right = SCALES, counts.size - 1 - left

@@ -161,13 +161,13 @@ def decode(  # type: ignore[no-untyped-def]
     slots = np.arange(n_classes) // strengths
     counts = np.zeros((n_classes, size), np.int64)
     sizes, last = np.zeros(n_classes, np.int64), np.zeros(n_classes, np.int64)
-    base = first_tables(left, right, mean, width, zero, sums, lookup)
+    none, at, path = np.empty(0, np.uint64), 0, 0
+    base = first_tables(left, right, mean, width, zero, sums, lookup, none)
     out = np.empty(classes.size, np.int32)
     seen = np.zeros(classes.size + line if kind else 0, np.int32)
-    at, path = 0, 0
     for j in range(ends.size - 1):
         if j:
-            learn(counts, sizes, last, slots, strengths, base, prior, sums, 0, lookup)
+            learn(counts, sizes, last, slots, strengths, base, prior, sums, 0, lookup, none)
         begin, end = ends[j], ends[j + 1]
         if kind:
             path, at, coder = pop_slices(

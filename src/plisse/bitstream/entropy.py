@@ -26,14 +26,14 @@ def code_length(counts: np.ndarray, table: np.ndarray) -> float:
 
 
 @njit(cache=True, nogil=True)
-def histogram(values, low, size):  # type: ignore[no-untyped-def]
-    """How often each of the numbers low, low + 1, ... occurs, int64 [size]."""
+def histogram(values, low, size, step):  # type: ignore[no-untyped-def]
+    """How often each of the numbers low, low + 1, ... occurs in every step-th value, int64 [size]."""
     even, odd = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    for i in range(0, values.size - 1, 2):
+    for i in range(0, values.size - step, 2 * step):
         even[np.uint64(values[i] - low)] += 1
-        odd[np.uint64(values[i + 1] - low)] += 1
-    if values.size & 1:
-        even[np.uint64(values[-1] - low)] += 1
+        odd[np.uint64(values[i + step] - low)] += 1
+    if (values.size - 1) // step % 2 == 0:
+        even[np.uint64(values[(values.size - 1) // step * step] - low)] += 1
     return even + odd
 
 

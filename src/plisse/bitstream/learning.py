@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from plisse.bitstream.ans import fill_lookup, push_all, set_table
+from plisse.bitstream.ans import fill_lookup, push_all, set_inverses, set_table
 from plisse.bitstream.entropy import EXP2
 
 MAGNITUDES = 24
@@ -31,7 +31,7 @@ def mean_of(mean, magnitude, width):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def first_tables(left, right, mean, width, zero, sums, lookup):  # type: ignore[no-untyped-def]
+def first_tables(left, right, mean, width, zero, sums, lookup, inverses):  # type: ignore[no-untyped-def]
     """Weights [24, A] that sum to about 2^16 each, and their tables in the slots 0 to 23."""
     size = left + right + 1
     weights = np.empty((24, size), np.int64)
@@ -55,6 +55,8 @@ def first_tables(left, right, mean, width, zero, sums, lookup):  # type: ignore[
         set_table(row, size, sums, q)
         if lookup.size:
             fill_lookup(sums, q, size, lookup)
+        else:
+            set_inverses(sums, q, size, inverses)
     return weights
 
 
@@ -88,7 +90,7 @@ def _lend(k, share, counts, seen, weights):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def learn(counts, seen, last, slots, strengths, base, prior, sums, free, lookup):  # type: ignore[no-untyped-def]
+def learn(counts, seen, last, slots, strengths, base, prior, sums, free, lookup, inverses):  # type: ignore[no-untyped-def]
     """New tables where they are due. Each goes to the slot `free` and the next ones, or where there is a
     lookup, to the slot 24 + class. Returns the next free slot."""
     size = base.shape[1]
@@ -100,6 +102,8 @@ def learn(counts, seen, last, slots, strengths, base, prior, sums, free, lookup)
             set_table(weights, size, sums, slots[k])
             if lookup.size:
                 fill_lookup(sums, slots[k], size, lookup)
+            else:
+                set_inverses(sums, slots[k], size, inverses)
             last[k] = seen[k]
             free += 1
     return free
@@ -133,18 +137,19 @@ def encode(values, left, right, classes, strengths, mean, width, zero, prior, wo
     size, n_classes, ends = left + right + 1, 24 * strengths, stretches(values.size)
     none = np.empty(0, np.uint16)
     sums = np.empty((24 + ends.size * n_classes) * (size + 1), np.uint32)
+    inverses = np.empty(sums.size, np.uint64)
     slots = np.empty((ends.size - 1, n_classes), np.int64)
     slots[0] = np.arange(n_classes) // strengths
     counts, free = np.zeros((n_classes, size), np.int64), 24
     seen, last = np.zeros(n_classes, np.int64), np.zeros(n_classes, np.int64)
-    base = first_tables(left, right, mean, width, zero, sums, none)
+    base = first_tables(left, right, mean, width, zero, sums, none, inverses)
     for j in range(1, ends.size - 1):
         count(values, -left, classes, ends[j - 1], ends[j], counts, seen)
         slots[j] = slots[j - 1]
-        free = learn(counts, seen, last, slots[j], strengths, base, prior, sums, free, none)
+        free = learn(counts, seen, last, slots[j], strengths, base, prior, sums, free, none, inverses)
     at, state = words.size, np.uint64(0)
     for j in range(ends.size - 2, -1, -1):
         at, state = push_all(
-            values, -left, classes, slots[j], sums, size, ends[j], ends[j + 1], words, at, state
+            values, -left, classes, slots[j], sums, inverses, size, ends[j], ends[j + 1], words, at, state
         )
     return at, state

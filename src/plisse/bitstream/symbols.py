@@ -27,7 +27,10 @@ LARGE = 8
 FEWEST_FOR_CONTEXTS = 256
 FEWEST_FOR_FITS = 64
 """Shorter arrays are not tried with categorical and Gaussian tables."""
+SAMPLED = 7
+"""Of large matrices, every so many values are counted before contexts are tried."""
 _SMALL_SPAN = 1 << 16
+_LARGE = 1 << 17
 
 
 def encode_symbols(values: np.ndarray, shape: tuple[int, ...] | None = None, path: bool = False) -> bytes:
@@ -116,11 +119,12 @@ def _coded(
     values: np.ndarray, low: int, high: int, shape: tuple[int, ...] | None, path: bool, limit: int
 ) -> bytes | None:
     """The array in the best entropy coding; None where that is no shorter than `limit` bytes."""
-    tokens, counts, left, centre, extra = _tokens(values, low, high)
+    matrix = shape is not None and len(shape) > 1 and values.size >= FEWEST_FOR_CONTEXTS
+    tokens, counts, left, centre, extra = _tokens(values, low, high, matrix)
     head = signed_varint(centre) + (b"" if extra is None else sized(extra))
     large = 0 if extra is None else LARGE
-    written, order0 = None, entropy_bits(counts)
-    if shape is not None and len(shape) > 1 and tokens.size >= FEWEST_FOR_CONTEXTS:
+    written, order0 = None, entropy_bits(counts) * tokens.size / counts.sum()
+    if shape is not None and matrix:
         view = View.of(shape)
         how, saved = contextcoder.chosen(tokens, view, counts, left, path)
         if saved > 0:
@@ -128,6 +132,8 @@ def _coded(
             written = _filled(bytes([CONTEXTS | large]) + head + body, values.size)
             if 8 * len(body) <= order0:
                 return written
+    if counts.sum() < tokens.size:
+        counts = histogram(tokens, -left, counts.size, 1)
     static, bits, coding = _best_static(counts, left)
     if bits / 8 >= min(limit, len(written or b"") or limit) - len(head):
         return written
@@ -135,15 +141,18 @@ def _coded(
     return _filled(bytes([coding | large]) + head + body, values.size)
 
 
-def _tokens(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray, int, int, bytes | None]:
-    """Tokens int32 [n], how often each from the least to the largest occurs, minus the least, the centre, and
-    the extra bits of large values, if any."""
+def _tokens(
+    values: np.ndarray, low: int, high: int, matrix: bool
+) -> tuple[np.ndarray, np.ndarray, int, int, bytes | None]:
+    """Tokens int32 [n], how often each from the least to the largest occurs (in a large matrix, in a sample),
+    minus the least, the centre, and the extra bits of large values, if any."""
     if high - low < _SMALL_SPAN:
         if values.dtype != np.int32:
             values, low, high, shift = (values - low).astype(np.int32), 0, high - low, low
         else:
             shift = 0
-        counts = histogram(values, low, high - low + 1)
+        step = SAMPLED if matrix and values.size > _LARGE else 1
+        counts = histogram(values, low, high - low + 1, step)
         centre = _centre(counts, low if not shift else low + shift) - shift
         if max(high - centre, centre - low) < DIRECT:
             tokens = values - np.int32(centre) if centre else values
@@ -156,7 +165,7 @@ def _tokens(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.nda
     folded, extra = fold(values.astype(np.int64) + (shift - centre))
     tokens = folded.astype(np.int32)
     left, right = -int(tokens.min()), int(tokens.max())
-    return tokens, histogram(tokens, -left, left + right + 1), left, centre, extra
+    return tokens, histogram(tokens, -left, left + right + 1, 1), left, centre, extra
 
 
 def _best_static(counts: np.ndarray, left: int) -> tuple[Static, float, int]:
@@ -167,7 +176,8 @@ def _best_static(counts: np.ndarray, left: int) -> tuple[Static, float, int]:
 
 
 def _statically(tokens: np.ndarray, static: Static) -> bytes:
-    sums = static.sums()
+    sums, inverses = static.sums(), np.empty(static.size + 1, np.uint64)
+    ans.set_inverses(sums, 0, static.size, inverses)
     words = np.empty(tokens.size + 2, np.uint32)
     classes, slots = np.zeros(tokens.size, np.uint8), np.zeros(1, np.int64)
     at, state = ans.push_all(
@@ -176,6 +186,7 @@ def _statically(tokens: np.ndarray, static: Static) -> bytes:
         classes,
         slots,
         sums,
+        inverses,
         static.size,
         0,
         tokens.size,

@@ -129,8 +129,10 @@ def _check(stored: Stored) -> None:
                 expected="plisse.core.stored.raw(values)",
             )
         return
-    if stored.symbols.size and not (
-        _INT32.min <= stored.symbols.min() and stored.symbols.max() <= _INT32.max
+    if (
+        stored.symbols.size
+        and stored.symbols.dtype != np.int32
+        and not (_INT32.min <= stored.symbols.min() and stored.symbols.max() <= _INT32.max)
     ):
         raise InputError("symbols beyond 32 bits", expected="-2^31 to 2^31 - 1")
     check_grid(stored)

@@ -24,7 +24,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from plisse.core.rounding import chunks_of, code_lengths, histogram, in_steps
+from plisse.core.rounding import check_scale, chunks_of, code_lengths, histogram, in_steps
+from plisse.errors import WeightsError
 
 N_STATES = 8
 SEGMENT = 256
@@ -67,11 +68,15 @@ def trellis_quantize(values: np.ndarray, scale: float, rate_weight: float = 0.0)
     >>> trellis_values(path, 1.0)
     array([0.5, 2.5, 1.5], dtype=float32)
     """
-    scaled = in_steps(values.reshape(-1), scale, LIMIT)
+    check_scale(scale)
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
     rates = np.zeros(2 * HALF_TABLE, np.float32)
-    if rate_weight > 0 and scaled.size:
-        rates = _estimated_rates(chunks_of(scaled), rate_weight)
-    return _search(scaled, rates)
+    if rate_weight > 0 and flat.size:
+        rates = _estimated_rates(in_steps(chunks_of(flat), scale, LIMIT), rate_weight)
+    path, finite = _search(flat, np.float32(scale), rates)
+    if not finite:
+        raise WeightsError("a NaN or infinity to quantize", expected="finite values")
+    return path
 
 
 def prefers_trellis(values: np.ndarray, scale: float) -> bool:
@@ -100,7 +105,7 @@ def _estimated_rates(sample, rate_weight):  # type: ignore[no-untyped-def]
     """rate_weight · bits of each level (not symbol), from repeated searches through a sample."""
     counts = _expected_counts(sample)
     for _ in range(SEARCHES):
-        path = _search(sample, _level_rates(counts, rate_weight))
+        path, _ = _search(sample, np.float32(1), _level_rates(counts, rate_weight))
         counts = histogram(path, 1.0, 0.0, HALF_TABLE // 2)[:-1].astype(np.float64)
     return _level_rates(counts, rate_weight)
 
@@ -138,14 +143,14 @@ def _values(symbols: np.ndarray, scale: np.float32, following: np.ndarray) -> np
 
 
 @njit(cache=True, nogil=True)
-def _search(scaled: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """The cheapest path. scaled: float32 [N] in steps; rates: of each level, [2 · HALF_TABLE]."""
-    symbols = np.empty(scaled.size, np.int32)
+def _search(values: np.ndarray, scale: np.float32, rates: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The cheapest path of float32 values [N], and whether all are finite. rates: of each level."""
+    symbols, finite = np.empty(values.size, np.int32), True
     costs, work = np.empty(TILE * LANES * 4, np.float32), np.zeros(TILE * LANES * 10, np.float32)
     firsts, uppers = np.empty(SEGMENT * LANES, np.int32), np.empty(SEGMENT * LANES * 4, np.uint8)
     starts, decisions = np.empty(TILE * LANES, np.int32), np.empty(SEGMENT * LANES, np.uint8)
-    for begin in range(0, scaled.size, SEGMENT * LANES):
-        count = min(scaled.size - begin, SEGMENT * LANES)
+    for begin in range(0, values.size, SEGMENT * LANES):
+        count = min(values.size - begin, SEGMENT * LANES)
         n_lanes = (count + SEGMENT - 1) // SEGMENT
         short = count - (n_lanes - 1) * SEGMENT  # values in the last lane
         metrics = np.full(N_STATES * LANES, np.float32(1e30), np.float32)
@@ -155,7 +160,7 @@ def _search(scaled: np.ndarray, rates: np.ndarray) -> np.ndarray:
             stop = min(step + TILE, short if step < short else SEGMENT)
             lanes = n_lanes if step < short else n_lanes - 1
             tile = slice(step * LANES, stop * LANES)
-            _deal(scaled[begin + step :], lanes, stop - step, work)
+            finite &= _deal(values[begin + step :], scale, lanes, stop - step, work)
             _subset_costs(
                 work, starts, rates, costs, firsts[tile], uppers[4 * step * LANES : 4 * stop * LANES]
             )
@@ -165,20 +170,26 @@ def _search(scaled: np.ndarray, rates: np.ndarray) -> np.ndarray:
                 last = int(np.argmin(metrics[n_lanes - 1 :: LANES]))
         for lane in range(n_lanes):
             first = begin + lane * SEGMENT
-            part = symbols[first : min(first + SEGMENT, scaled.size)]
+            part = symbols[first : min(first + SEGMENT, values.size)]
             end = last if lane == n_lanes - 1 else int(np.argmin(metrics[lane::LANES]))
             _trace(decisions[lane:], end, part.size)
             _symbols_of(firsts[lane:], uppers[4 * lane :], decisions[lane:], part)
-    return symbols
+    return symbols, finite
 
 
-@njit(cache=True, nogil=True)
-def _deal(scaled: np.ndarray, lanes: int, count: int, out: np.ndarray) -> None:
-    """Value i of each lane in turn, as out[i * LANES + lane]; nothing for lanes that have ended."""
+@njit(cache=True, nogil=True, error_model="numpy")
+def _deal(values: np.ndarray, scale: np.float32, lanes: int, count: int, out: np.ndarray) -> bool:
+    """Value i of each lane in steps, as out[i * LANES + lane]; nothing for lanes that have ended. Returns
+    whether all are finite."""
+    finite, limit = True, np.float32(LIMIT)
     for lane in range(lanes):
-        part = scaled[lane * SEGMENT : lane * SEGMENT + count]
+        part = values[lane * SEGMENT : lane * SEGMENT + count]
         for i in range(count):
-            out[i * LANES + lane] = part[i]
+            finite &= abs(part[i]) < np.inf
+            z = part[i] / scale
+            z = z if z < limit else limit
+            out[i * LANES + lane] = z if z > -limit else -limit
+    return finite
 
 
 @njit(cache=True, nogil=True)
