@@ -2,12 +2,12 @@
 
 ResNet-20 on CIFAR-10: batch norm folded, first and last layer 8 bits, scales per channel; 256 of the 5,000
 `val` images for calibration, without labels; scored on the 1,017 lossless test images, paired with the
-original, and beside them on the 5,000 JPEG ones, a shifted set. MiniLM on STS-B: groups of 64 weights, first
-layers not spared; calibration on training sentences without their scores; scored on the development split.
+original, and beside them on 1,000 of the JPEG ones, a shifted set. MiniLM on STS-B: groups of 64 weights;
+calibration on training sentences without their scores; scored on the development split.
 
 Bytes are lengths of the written files, everything included; scores are those of the decoded files. Rows are
-written as they come; a run goes on where an earlier one stopped, `--fresh` starts anew, `--only TEXT` takes
-the rows whose method contains TEXT.
+written as they come, a file per network; a run goes on where an earlier one stopped, `--fresh` starts anew,
+`--only TEXT` measures the rows whose method contains TEXT again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from plisse.train.evaluate import Evaluation, evaluate, paired
 from plisse.train.task import Task
 from plisse.train.tasks import cifar10_jpeg_holdout, open_task
 
-CALIBRATION = 256
+CALIBRATION, SHIFTED = 256, 1000
 SMALL = ("nearest, MSE", "GPTQ")
 Row = dict[str, Any]
 
@@ -66,7 +66,9 @@ def resnet20() -> Subject:
             break
     model = open_model("resnet20", weights=data_set("models", "cifar10_resnet20.safetensors"))
     task = dataclasses.replace(task, calibration=BatchList(tuple(batches)))
-    return Subject("resnet20", model, task, evaluate(model, task), cifar10_jpeg_holdout())
+    shifted = cifar10_jpeg_holdout()
+    some = BatchList(tuple(shifted[i] for i in range(-(-SHIFTED // len(shifted[0].inputs)))))
+    return Subject("resnet20", model, task, evaluate(model, task), some)
 
 
 def minilm() -> Subject:
@@ -124,12 +126,12 @@ def main() -> None:
     parser.add_argument("--setting", help="one setting, such as W4A4")
     parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
     chosen = parser.parse_args()
-    name = "quantization_small" if chosen.small else "quantization"
-    rows = known(name, chosen.fresh)
     for network, opened in (("resnet20", resnet20), ("minilm", minilm)):
         if chosen.network not in (None, network):
             continue
         subject = opened()
+        name = f"quantization_{network}" + ("_small" if chosen.small else "")
+        rows = known(name, chosen.fresh)
         for setting in SETTINGS:
             if chosen.setting not in (None, setting.name):
                 continue

@@ -67,36 +67,55 @@ def convnet(setting: Setting) -> Methods:
         return chain(FoldBatchNorm(), *before, quantize, *after, CompactSmall())
 
     methods = {f"nearest, {name}": steps(range=each, inputs=each) for name, each in RANGES.items()}
+    methods["nearest, output error"] = steps(range=MinMax(), rounding=OutputMSE())
+    methods["nearest, affine"] = steps(symmetric=False, range=MinMax())
+    methods["stochastic"] = steps(range=MinMax(), rounding=Stochastic())
     methods["bias correction"] = steps(range=MinMax(), after=(BiasCorrection(),))
     methods["equalization"] = steps(Equalize(), range=MinMax())
     methods["equalization, bias correction"] = steps(Equalize(), range=MinMax(), after=(BiasCorrection(),))
-    methods["nearest, output error"] = steps(range=MinMax(), rounding=OutputMSE())
-    methods["stochastic"] = steps(range=MinMax(), rounding=Stochastic())
-    methods["AdaRound"] = steps(rounding=AdaRound())
-    methods["AdaQuant"] = steps(rounding=AdaQuant())
-    methods["GPTQ"] = steps(rounding=GPTQ())
-    methods["BRECQ"] = steps(rounding=Reconstruct(drop=0.0))
-    methods["QDrop"] = steps(rounding=Reconstruct())
+    low = {"symmetric": False, "range": MinMax() if setting.weights == 3 else MSE()}
+    methods["GPTQ"] = steps(**low, rounding=GPTQ())
+    methods["AdaRound"] = steps(**low, rounding=AdaRound())
+    methods["AdaQuant"] = steps(**low, rounding=AdaQuant())
+    length = 300 if setting.weights == 2 else 150
+    methods["BRECQ"] = steps(**low, rounding=Reconstruct(steps=length, drop=0.0))
+    methods["QDrop"] = steps(**low, rounding=Reconstruct(steps=length))
+    methods["output error, QDrop"] = steps(**low, rounding=OutputMSE(then=Reconstruct(steps=length)))
     for name, grid in _grids(setting.weights, PerChannel()).items():
         methods[name] = steps(grid=grid)
     return methods
 
 
 def encoder(setting: Setting) -> Methods:
-    """For MiniLM: groups of 64 weights, every layer and the embeddings at the same width."""
+    """For MiniLM: embeddings 4 bits (8 at W8) in affine groups of 64, the encoder as the setting says."""
+    words = Quantize(
+        bits=max(4, setting.weights),
+        symmetric=False,
+        granularity=PerGroup(64),
+        ignore=("transformer.encoder",),
+    )
 
     def steps(*before: Step, group: int = 64, **fields: Any) -> Chain:
         quantize = Quantize(
-            bits=setting.weights, granularity=PerGroup(group), activations=_inputs(setting, None), **fields
+            bits=setting.weights,
+            granularity=PerGroup(group),
+            activations=_inputs(setting, None),
+            ignore=("transformer.embeddings",),
+            **fields,
         )
-        return chain(*before, quantize, CompactSmall())
+        return chain(*before, words, quantize, CompactSmall())
 
     methods = {f"nearest, {name}": steps(range=RANGES[name]) for name in ("min-max", "MSE")}
-    methods["affine"] = steps(symmetric=False)
-    methods["smoothing"] = steps(Smooth())
-    methods["activation-aware"] = steps(ActivationAware())
-    methods["GPTQ"] = steps(rounding=GPTQ())
-    methods["BRECQ"] = steps(rounding=Reconstruct(drop=0.0))
+    methods["nearest, affine"] = steps(symmetric=False)
+    methods["smoothing"] = steps(Smooth(), symmetric=False)
+    methods["activation-aware"] = steps(
+        ActivationAware(bits=setting.weights, symmetric=False, granularity=PerGroup(64)), symmetric=False
+    )
+    methods["GPTQ"] = steps(symmetric=False, rounding=GPTQ(samples=128))
+    methods["GPTQ, groups of 32"] = steps(group=32, symmetric=False, rounding=GPTQ(samples=128))
+    methods["GPTQ, BRECQ, groups of 32"] = steps(
+        group=32, symmetric=False, rounding=Reconstruct(steps=150, start=GPTQ(samples=128))
+    )
     for name, grid in _grids(setting.weights, PerGroup(64)).items():
         methods[name] = steps(grid=grid)
     return methods

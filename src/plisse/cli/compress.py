@@ -11,7 +11,16 @@ from plisse.cli import options
 from plisse.cli.failures import reported
 from plisse.cli.opening import kind, open_named_task, open_network
 from plisse.cli.output import check_outputs, counted, print_json, stdout, working
-from plisse.cli.quantizing import Activations, Bits, Group, Rounding_, check_flags, quantizing
+from plisse.cli.quantizing import (
+    Activations,
+    Bits,
+    Group,
+    PresetFlag,
+    Rounding_,
+    check_flags,
+    preset_steps,
+    quantizing,
+)
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ Budget = Annotated[
     typer.Option(
         "--budget", metavar="B", show_default=False, rich_help_panel=options.FAR,
         help="Upper bounds on bytes, params, macs, latency: 'bytes=0.1x, latency=5ms'. x is a share of the "
-        "original. Without --budget, --recipe and --bits: bytes=0.1x.",
+        "original. Without --budget, --recipe, --bits and --preset: bytes=0.1x.",
     ),
 ]  # fmt: skip
 Recipe = Annotated[
@@ -84,6 +93,7 @@ def compress(
     activations: Activations = None,
     group: Group = None,
     rounding: Rounding_ = None,
+    preset: PresetFlag = None,
     finetune: FineTune = 0,
     finetune_lr: Rate = None,
     strict: Strict = False,
@@ -95,7 +105,7 @@ def compress(
     The file holds all of it: structure, weights, and a tokenizer where there is one.
     """
     check_outputs(out=out, report=report)
-    check_flags(bits, activations=activations, group=group, rounding=rounding)
+    check_flags(bits, preset, activations=activations, group=group, rounding=rounding)
     with working("loading") as say:
         from plisse.bitstream.atomic import write_atomic
         from plisse.compress.compress import compress as run
@@ -107,10 +117,12 @@ def compress(
         if finetune_lr is not None and not finetune:
             raise InputError("--finetune-lr without --finetune", expected="both", hint="--finetune 500")
         given: list[Step] = [read_recipe(recipe)] if recipe else []
-        wanted = budget or (DEFAULT_BUDGET if recipe is None and bits is None else None)
+        wanted = budget or (DEFAULT_BUDGET if recipe is None and bits is None and preset is None else None)
         bounds = Bounds.parse(wanted) if wanted else None
         network = open_network(model, weights, allow, seed)
-        if bits is not None:
+        if preset is not None:
+            given.append(preset_steps(network, preset, bits))
+        elif bits is not None:
             given.append(quantizing(network, bits, activations, group, rounding))
         opened = open_named_task(task, data, network, seed)
         say(f"measuring {model}")

@@ -27,6 +27,18 @@ class Method(StrEnum):
     qdrop = "qdrop"
 
 
+class Preset(StrEnum):
+    """What is known to suit a kind of network."""
+
+    convnet = "convnet"
+    q8bert = "q8bert"
+    qbert = "qbert"
+    ibert = "ibert"
+    zeroquant = "zeroquant"
+    recurrent = "recurrent"
+    embeddings = "embeddings"
+
+
 Bits = Annotated[
     int | None,
     typer.Option(
@@ -58,10 +70,21 @@ Rounding_ = Annotated[
 ]  # fmt: skip
 
 
-def check_flags(bits: int | None, **needy: object) -> None:
-    """Raise InputError for the first flag that is given although --bits is not."""
+PresetFlag = Annotated[
+    Preset | None,
+    typer.Option(
+        "--preset", show_default=False, rich_help_panel=options.FAR, case_sensitive=False,
+        help="Quantize as a published recipe does; --bits sets its weights where it leaves a choice.",
+    ),
+]  # fmt: skip
+
+
+def check_flags(bits: int | None, preset: Preset | None, **needy: object) -> None:
+    """Raise InputError for the first flag that is given without --bits, or that a preset decides."""
     for name, given in needy.items():
-        if bits is None and given is not None:
+        if given is not None and preset is not None:
+            raise InputError(f"--{name} with --preset {preset}", expected="one of them", hint="--bits 4")
+        if given is not None and bits is None:
             raise InputError(f"--{name} without --bits", expected="both", hint=f"--bits 4 --{name} {given}")
 
 
@@ -73,6 +96,7 @@ def quantizing(
     from plisse.compress.quantize.activations import Activations as Inputs
     from plisse.compress.quantize.grids import PerChannel, PerGroup
     from plisse.compress.quantize.quantize import Quantize
+    from plisse.compress.quantize.ranges import MSE, MinMax
     from plisse.compress.quantize.small import CompactSmall
     from plisse.compress.step import chain
 
@@ -81,6 +105,8 @@ def quantizing(
         *([FoldBatchNorm()] if folds else []),
         Quantize(
             bits=bits,
+            symmetric=bits > 4,  # few symbols: an affine grid uses them all
+            range=MinMax() if bits == 3 else MSE(),
             granularity=PerChannel() if group is None else PerGroup(group),
             activations=None if activations is None else Inputs(activations),
             first_last_bits=8,
@@ -88,6 +114,23 @@ def quantizing(
         ),
         CompactSmall(),
     )
+
+
+def preset_steps(network: nn.Module, preset: Preset, bits: int | None) -> Step:
+    """The steps of a preset. Raises InputError for bits that it does not take."""
+    from plisse.compress.quantize import presets
+    from plisse.compress.quantize.small import CompactSmall
+    from plisse.compress.step import chain
+
+    fixed = {Preset.q8bert: presets.q8bert, Preset.ibert: presets.ibert}
+    if preset in fixed:
+        if bits not in (None, 8):
+            raise InputError(f"--preset {preset} with {bits} bits", expected="8, which is what it is")
+        return chain(fixed[preset](), CompactSmall())
+    chosen = {} if bits is None else {"bits_weights" if preset == Preset.convnet else "bits": bits}
+    if preset == Preset.embeddings:
+        return chain(presets.embeddings(network, **chosen), CompactSmall())
+    return chain(getattr(presets, preset.value)(**chosen), CompactSmall())
 
 
 def _rounding(method: Method) -> Rounding:

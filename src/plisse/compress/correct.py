@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from plisse.compress.fold import FOLDABLE, NORMS, foldable_pairs
 from plisse.compress.notes import with_notes
 from plisse.compress.pairs import ELEMENTWISE, RECTIFIERS, keeps_channels
+from plisse.compress.quantize.codebooks.binary import Binarized
+from plisse.compress.quantize.codebooks.codes import OnCodes
+from plisse.compress.quantize.codebooks.onlevels import OnLevels
+from plisse.compress.quantize.codebooks.ternary import Ternarized, TrainedTernarized
+from plisse.compress.quantize.codebooks.vectors import OnVectors
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.rated import RateQuantized, TrellisQuantized
 from plisse.compress.trace import Reader, Trace
@@ -21,7 +26,8 @@ from plisse.core.reparam import Reparametrized, baked, plain
 from plisse.errors import InputError
 from plisse.train.task import Task
 
-ROUNDED = (FakeQuantized, RateQuantized, TrellisQuantized)
+ON_GRIDS = (OnLevels, OnCodes, OnVectors, Binarized, Ternarized, TrainedTernarized)
+ROUNDED = (FakeQuantized, RateQuantized, TrellisQuantized, *ON_GRIDS)
 
 
 @dataclass(frozen=True)
