@@ -95,7 +95,7 @@ def test_curvature_predicts_what_small_changes_cost_on_average() -> None:
     net, task = classifier()
     weight = net[0].weight.detach()  # type: ignore[index, union-attr]
     moved = [weight + 0.02 * torch.randint(0, 2, weight.shape).mul(2).sub(1) for _ in range(60)]
-    options = {"0.weight": [Candidate(5, raw(value.numpy()), 0) for value in moved]}
+    options = {"0.weight": [Candidate(4, raw(value.numpy()), 0) for value in moved]}
     tried, *curved = (
         sum(measure.losses(net, task, options)["0.weight"])
         for measure in (Perturbation(batches=3), HessianTrace(samples=30), Fisher(batches=90))
