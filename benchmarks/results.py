@@ -144,12 +144,136 @@ def latency(data: dict[str, Any]) -> str:
     )
 
 
+def quantization(data: dict[str, Any]) -> str:
+    """One table per setting, best score first."""
+    rows = data["rows"]
+    network, before = rows[0]["network"], rows[0]["score_before"]
+    scale, form = (100, "{:.2f}") if network == "resnet20" else (1, "{:.4f}")
+    parts = [
+        f"## Post-training methods on {network} (`python -m benchmarks.quantization`)\n",
+        f"The original scores {form.format(scale * before)}. No labels, nothing trained on the task; best first.\n",
+    ]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        chosen = sorted((row for row in rows if row["setting"] == setting), key=lambda row: -row["score"])
+        parts.append(f"{setting}:\n")
+        head = ["method", "score", "difference", "bytes", "seconds"]
+        table_rows = [
+            [
+                row["method"],
+                form.format(scale * row["score"]),
+                "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * part for part in row["difference"])),
+                f"{row['bytes']:,}",
+                f"{row['seconds']:.0f}",
+            ]
+            for row in chosen
+        ]
+        parts.append(table(head, table_rows))
+    return "\n".join(parts)
+
+
+def training(data: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["name"],
+            f"{100 * row['score']:.2f}",
+            signed(row["difference"]),
+            f"{row['bytes']:,}",
+            row["steps"],
+            f"{row['cpu_seconds'] / 60:.0f}",
+        )
+        for row in data["rows"]
+    ]
+    text = """## Quantization-aware training, ResNet-20 (`python -m benchmarks.quantization_training`)
+
+LSQ with the original as teacher, first and last layer 8 bits, from 4 to 3 to 2 bits in one run. Minutes are of one
+core, all stages so far.
+
+"""
+    return text + table(("bits", "exact, %", "difference", "bytes", "batches", "minutes"), rows)
+
+
+def mixed(data: dict[str, Any]) -> str:
+    rows = []
+    for row in data["rows"]:
+        scale = 100 if row["network"] == "resnet20" else 1
+        rows.append(
+            (
+                row["network"],
+                row["bits"],
+                f"{row['uniform']['bytes']:,}",
+                f"{scale * row['uniform']['score']:.4g}",
+                f"{row['mixed']['bytes']:,}",
+                f"{scale * row['mixed']['score']:.4g}",
+            )
+        )
+    text = (
+        "## Mixed precision (`python -m benchmarks.mixed_precision`)\n\nEvery width rounded to nearest.\n\n"
+    )
+    return text + table(("network", "bits", "bytes, uniform", "score", "bytes, mixed", "score"), rows)
+
+
+def integer(data: dict[str, Any]) -> str:
+    rows = []
+    for name in ("resnet18", "bert"):
+        found = data.get(name)
+        for threads, times in (found or {}).get("times", {}).items():
+            for form, time in times.items():
+                rows.append(
+                    (
+                        name,
+                        threads,
+                        form,
+                        f"{time['median ms']:.1f} ± {time['spread ms']:.1f}",
+                        f"{time['faster']:.2f}x",
+                    )
+                )
+    agreement = data["agreement"]
+    same = ", ".join(f"{pair} {100 * share:.2f} %" for pair, share in agreement["same prediction"].items())
+    text = f"""## Integer inference (`python -m benchmarks.integer`)
+
+Same predictions on {agreement["network"]}: {same}.
+
+"""
+    return text + table(("network", "threads", "form", "median, ms", "faster"), rows)
+
+
+def peers(data: dict[str, Any]) -> str:
+    """The best score of every tool in every setting."""
+    best: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in data["rows"]:
+        key = (row["network"], row["setting"], row["tool"])
+        if key not in best or row["score"] > best[key]["score"]:
+            best[key] = row
+    rows = [
+        (*key, row["method"], f"{row['score']:.2f}", f"{row['bytes']:,}", row["bytes_of"])
+        for key, row in sorted(best.items())
+    ]
+    text = """## Other quantizers on the same networks (`python -m benchmarks.peers`)
+
+Each in its own environment, the best of its methods by score on the test images themselves, which favours it. Scores
+are percent (Spearman times 100 for MiniLM). Not all of their methods were run: the JSON says which.
+
+"""
+    return text + table(("network", "setting", "tool", "method", "score", "bytes", "what was measured"), rows)
+
+
 def signed(difference: list[float]) -> str:
     value, low, high = (100 * part for part in difference)
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-SECTIONS = {"cifar": cifar, "minilm": minilm, "coder": coder, "latency": latency}
+SECTIONS = {
+    "cifar": cifar,
+    "minilm": minilm,
+    "quantization_resnet20": quantization,
+    "quantization_minilm": quantization,
+    "quantization_training": training,
+    "mixed_precision": mixed,
+    "peers": peers,
+    "integer": integer,
+    "coder": coder,
+    "latency": latency,
+}
 
 
 def main() -> None:

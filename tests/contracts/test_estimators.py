@@ -64,7 +64,7 @@ def test_gives_whole_numbers_next_to_the_value(estimator: Estimator) -> None:
     assert float((rounded - values).abs().max()) < 1
 
 
-@pytest.mark.parametrize(("estimator", "slope"), ESTIMATORS, ids=lambda part: str(part)[:40])
+@pytest.mark.parametrize(("estimator", "slope"), ESTIMATORS, ids=[str(each) for each in MEMBERS])
 def test_has_the_gradient_of_its_formula(estimator: Estimator, slope: object) -> None:
     values = torch.tensor(SAMPLES, requires_grad=True)
     estimator.round(values).backward(torch.tensor(GRADIENTS))

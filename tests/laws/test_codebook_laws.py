@@ -53,7 +53,7 @@ def uniform_error(values, bits, granularity):
 
 class TestKMeans:
     @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
-    @pytest.mark.parametrize("draw", [normal, laplace], ids=str)
+    @pytest.mark.parametrize("draw", [normal, laplace], ids=["normal", "laplace"])
     def test_is_no_worse_than_uniform(self, draw, bits):
         for seed in range(3):
             values = draw(40, 50, seed=seed)
@@ -225,7 +225,7 @@ class TestFloats:
 
 class TestCodes:
     @pytest.mark.parametrize("bits", [2, 3, 4])
-    @pytest.mark.parametrize("draw", [normal, laplace], ids=str)
+    @pytest.mark.parametrize("draw", [normal, laplace], ids=["normal", "laplace"])
     def test_alternating_beats_refined_beats_greedy(self, draw, bits):
         values = draw(24, 150)
         greedy, refined, alternating = (
