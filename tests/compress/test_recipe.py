@@ -17,6 +17,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "RateQuantize": {"steps": {"0.weight": 0.25}},
     "MixedPrecision": {"budget": "bytes=0.1x"},
     "FineTune": {"steps": 3},
+    "Factorize": {"ranks": {"0": 2}},
 }
 
 

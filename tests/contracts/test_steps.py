@@ -12,6 +12,7 @@ from plisse.compress.correct import AnalyticBiasCorrection, BiasCorrection
 from plisse.compress.equalize import Equalize
 from plisse.compress.finetune import FineTune, ReestimateNorm
 from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
+from plisse.compress.lowrank.factorize import Factorize
 from plisse.compress.prune.patterns import NM, Channels
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize.activations import Activations
@@ -56,6 +57,7 @@ CASES = [
     Quantize(bits=4, granularity=PerBlock(2, 8), activations=Activations(dynamic="row")),
     MixedPrecision("bytes=0.3x", bits=(2, 4, 8)),
     chain(FoldForTraining(), FineTune(steps=2)),
+    Factorize({"4": 2}, whitened=True),
 ]
 
 

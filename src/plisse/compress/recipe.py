@@ -10,6 +10,8 @@ from plisse.compress.correct import AnalyticBiasCorrection, BiasCorrection
 from plisse.compress.equalize import Equalize
 from plisse.compress.finetune import FineTune, ReestimateNorm
 from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
+from plisse.compress.lowrank.factorize import Factorize
+from plisse.compress.lowrank.schemes import Channel, Spatial
 from plisse.compress.prune.patterns import NM, Channels, Gradual, OneShot, Unstructured
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize import aware, ranges, rounding
@@ -41,7 +43,7 @@ from plisse.train.schedules import Constant, Cosine, Cubic
 
 STEPS: tuple[type, ...] = (
     *(Prune, Quantize, RateQuantize, MixedPrecision, LAPQ, CompactSmall),
-    *(FineTune, ReestimateNorm, aware.FoldForTraining),
+    *(Factorize, FineTune, ReestimateNorm, aware.FoldForTraining),
     *(FoldBatchNorm, AbsorbStatistics, Equalize, Smooth, ActivationAware, SplitOutliers),
     *(BiasCorrection, AnalyticBiasCorrection),
 )
@@ -67,7 +69,7 @@ AWARE: tuple[type, ...] = (
 )
 SENSITIVITIES: tuple[type, ...] = (Perturbation, HessianTrace, Fisher, Itself, SampledLabels, Labels)
 TRAINING: tuple[type, ...] = (SGD, AdamW, Cosine, Constant, Cubic)
-VALUES = (*PRUNING, *GRIDS, *RANGES, *ROUNDINGS, *AWARE, *SENSITIVITIES, *TRAINING)
+VALUES = (*PRUNING, Channel, Spatial, *GRIDS, *RANGES, *ROUNDINGS, *AWARE, *SENSITIVITIES, *TRAINING)
 TYPES = {kind.__name__: kind for kind in (*STEPS, *VALUES)}
 """Every type that a recipe may name."""
 LIMIT = 1 << 20

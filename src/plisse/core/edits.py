@@ -20,6 +20,7 @@ from plisse.core.inputscale import InputScale
 from plisse.errors import GraphError, InputError
 
 LIMIT = 1 << 20
+"""Largest number in an edit."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ LAYERS: dict[str, tuple[type[nn.Module], Callable[[Any], dict[str, Any]]]] = {
     "LayerNorm": (nn.LayerNorm, _layer_norm),
     "GroupNorm": (nn.GroupNorm, _group_norm),
     "Identity": (nn.Identity, _nothing),
+    "Sequential": (nn.Sequential, _nothing),
     "InputQuantizer": (InputQuantizer, InputQuantizer.arguments),
     "DynamicQuantizer": (DynamicQuantizer, DynamicQuantizer.arguments),
     "InputScale": (InputScale, InputScale.arguments),

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from plisse.compress.names import without
 from plisse.compress.quantize.activations import Activations, quantize_inputs
 from plisse.compress.quantize.aware import Aware, train_quantized
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.families import Grid, Nearest, Rounding
 from plisse.compress.quantize.grids import Format, Granularity, PerChannel, check_bits
-from plisse.compress.quantize.names import without
 from plisse.compress.quantize.ranges import MSE, Range
 from plisse.core import modules
 from plisse.core.reparam import Reparam, plain, reparametrize, source

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.bitstream.tensors import encode_tensor
-from plisse.compress.quantize.names import check_names
+from plisse.compress.names import check_names
 from plisse.core import modules
 from plisse.core.reparam import Reparam, plain, reparametrize, source
 from plisse.core.rounding import rate_aware_round

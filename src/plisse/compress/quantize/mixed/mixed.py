@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from plisse.compress.names import check_names, without
 from plisse.compress.notes import with_notes
 from plisse.compress.quantize.activations import Activations, quantize_inputs
 from plisse.compress.quantize.fake import FakeQuantized
@@ -32,7 +33,6 @@ from plisse.compress.quantize.mixed.table import (
     make_table,
     total,
 )
-from plisse.compress.quantize.names import check_names, without
 from plisse.compress.quantize.ranges import MSE, MinMax, Range
 from plisse.core import modules
 from plisse.core.reparam import Reparametrized, baked, plain, reparametrize, source

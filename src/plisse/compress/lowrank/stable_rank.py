@@ -1,0 +1,91 @@
+"""The modified stable rank: a penalty that empties the singular values beyond a target rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plisse.compress.lowrank.problem import Ranks
+from plisse.compress.lowrank.schemes import Channel, Scheme
+from plisse.errors import InputError
+
+
+class _ModifiedStableRank(torch.autograd.Function):
+    """B / A with A the sum of the first r singular values to the power p and B that of the others.
+
+    The gradient is U diag(g) V^T with g_i = p s_i^(p-1) / A beyond r and -p s_i^(p-1) B / A^2 up to r. It
+    needs no derivative of the decomposition, which does not exist where singular values are equal.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, rank: int, power: float) -> Tensor:
+        left, values, right = torch.linalg.svd(matrix.detach().float(), full_matrices=False)
+        kept = values[:rank].pow(power).sum().clamp_min(1e-30)
+        tail = values[rank:].pow(power).sum()
+        slope = power * values.clamp_min(1e-12).pow(power - 1) / kept
+        slope[:rank] *= -tail / kept
+        ctx.save_for_backward(left * slope @ right)
+        return tail / kept
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (direction,) = ctx.saved_tensors
+        return gradient * direction, None, None
+
+
+def modified_stable_rank(matrix: Tensor, rank: int, power: float = 1.0) -> Tensor:
+    """sum_(i > r) s_i^p / sum_(i <= r) s_i^p of a matrix [a, b] (Eo et al. 2023): zero exactly where the rank
+    is at most r, unchanged by scaling the matrix, between 0 and n / r - 1 for n singular values.
+
+    rank: 1 to min(a, b). power: 1 or 2.
+
+    >>> round(float(modified_stable_rank(torch.diag(torch.tensor([3.0, 1.0])), 1)), 6)
+    0.333333
+    """
+    if not 1 <= rank <= min(matrix.shape):
+        raise InputError(f"rank {rank} of a {tuple(matrix.shape)} matrix", expected="1 to its smaller side")
+    result: Tensor = _ModifiedStableRank.apply(matrix, rank, power)
+    return result
+
+
+def stable_rank(matrix: Tensor) -> Tensor:
+    """||W||_F^2 / ||W||_2^2: between 1 and the rank, unchanged by scaling."""
+    values = torch.linalg.svdvals(matrix.float())
+    return values.square().sum() / values[0].square()
+
+
+@dataclass(frozen=True, eq=False)
+class StableRank:
+    """The penalty for `train.objectives.with_penalty`: the modified stable ranks of the named layers, added.
+
+    ranks: layer name to target rank. scheme: which matrix is meant.
+    """
+
+    ranks: Ranks
+    scheme: Scheme = Channel()  # noqa: RUF009
+    power: float = 1.0
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        terms = [
+            modified_stable_rank(_matrix(self.scheme, model.get_submodule(name)), rank, self.power)
+            for name, rank in self.ranks.items()
+        ]
+        return torch.stack(terms).sum()
+
+
+def tails(model: nn.Module, ranks: Mapping[str, int], scheme: Scheme) -> dict[str, float]:
+    """The modified stable rank of every named layer as it is now."""
+    with torch.no_grad():
+        return {
+            name: float(modified_stable_rank(_matrix(scheme, model.get_submodule(name)), rank))
+            for name, rank in ranks.items()
+        }
+
+
+def _matrix(scheme: Scheme, layer: Any) -> Tensor:
+    """As scheme.matrix, with the gradient."""
+    return scheme.matrix(layer)
