@@ -240,7 +240,7 @@ Same predictions on {agreement["network"]}: {same}.
 def peers(data: dict[str, Any]) -> str:
     """The best score of every tool in every setting."""
     best: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in data["rows"]:
+    for row in (row for row in data["rows"] if "score" in row):
         key = (row["network"], row["setting"], row["tool"])
         if key not in best or row["score"] > best[key]["score"]:
             best[key] = row
