@@ -41,6 +41,7 @@ _HOME = {
     "CompactSmall": "plisse.compress.quantize.small",
     "FineTune": "plisse.compress.finetune",
     "FoldBatchNorm": "plisse.compress.fold",
+    "MixedPrecision": "plisse.compress.quantize.mixed.mixed",
     "Prune": "plisse.compress.prune.prune",
     "Quantize": "plisse.compress.quantize.quantize",
     "RateQuantize": "plisse.compress.quantize.rated",
@@ -49,6 +50,7 @@ _HOME = {
     "evaluate": "plisse.train.evaluate",
     "fit": "plisse.train.loop",
     "measure": "plisse.cost.measure",
+    "to_integer": "plisse.integer.convert",
     "to_integer_onnx": "plisse.export",
     "to_onnx": "plisse.export",
     "PlisseError": "plisse.errors",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from plisse.compress.finetune import FineTune
     from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
     from plisse.compress.prune.prune import Prune
+    from plisse.compress.quantize.mixed.mixed import MixedPrecision
     from plisse.compress.quantize.quantize import Quantize
     from plisse.compress.quantize.rated import RateQuantize
     from plisse.compress.quantize.small import CompactSmall
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from plisse.cost.measure import measure
     from plisse.errors import PlisseError
     from plisse.export import to_integer_onnx, to_onnx
+    from plisse.integer.convert import to_integer
     from plisse.networks.open import load, open_model, save
     from plisse.report.html import write_report
     from plisse.train.evaluate import evaluate

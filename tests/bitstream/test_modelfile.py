@@ -207,7 +207,7 @@ def test_structures_that_edits_cannot_express_are_refused() -> None:
     for name, layer in {
         "relu": nn.GELU(),
         "extra": nn.PReLU(),
-        "head": nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 3)),
+        "head": nn.Sequential(nn.Linear(6, 3), nn.PReLU()),
     }.items():
         model = tinynet.trained()
         modules.replace(model, name, layer) if name != "extra" else model.add_module(name, layer)
@@ -357,7 +357,7 @@ def test_hostile_edits_are_refused(edit: tuple[str, str, dict[str, Any]]) -> Non
         b"9" * 5000,
         b'{"edits":[["__class__","Identity",{}]],"names":0,"notes":{},'
         b'"origin":{"arguments":{},"kind":"","name":""},"tensors":0}',
-        b'{"edits":[["a","Sequential",{}]],"names":0,"notes":{},'
+        b'{"edits":[["a","ModuleList",{}]],"names":0,"notes":{},'
         b'"origin":{"arguments":{},"kind":"","name":""},"tensors":0}',
         b'{"edits":[["a","Identity",{}],["a","Identity",{}]],"names":0,"notes":{},'
         b'"origin":{"arguments":{},"kind":"","name":""},"tensors":0}',

@@ -22,10 +22,11 @@ from plisse.compress.lowrank.selectors import (
 from plisse.compress.lowrank.spectrum import covariances, spectrum
 from plisse.compress.lowrank.stable_rank import modified_stable_rank, stable_rank
 from plisse.compress.quantize.quantize import Quantize
+from plisse.core import modules
 from plisse.core.batch import Batch, BatchList
 from plisse.core.origin import origin_of
 from plisse.core.reparam import baked
-from plisse.errors import BudgetError, InputError
+from plisse.errors import BudgetError, GraphError, InputError
 from plisse.networks.build import build
 from plisse.networks.open import open_model
 from plisse.train.task import Task, classification
@@ -114,6 +115,18 @@ def test_a_factorized_network_comes_back_from_its_file_with_or_without_quantizat
         written = modelfile.dumps(network, build(origin_of(model)))
         with torch.no_grad():
             assert torch.equal(modelfile.loads(written, build).eval()(x), baked(network).eval()(x))
+
+
+def test_containers_within_containers_end_somewhere() -> None:
+    model = open_model("resnet20", seed=1)
+    place, inner = "linear", nn.Sequential()
+    modules.replace(model, place, inner)
+    for _ in range(40):
+        deeper = nn.Sequential()
+        inner.append(deeper)
+        inner = deeper
+    with pytest.raises(GraphError, match="parts"):
+        modelfile.dumps(model, build(origin_of(model)))
 
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=str)

@@ -22,6 +22,7 @@ from plisse.errors import FormatError, GraphError, InputError
 
 SLACK = 32 << 20
 MAX_SIDES = 8
+MAX_DEPTH = 32
 FLAGS = {"bias", "affine", "track_running_stats", "symmetric"}
 RATIOS = {"eps", "momentum"}
 TEXTS = {"padding", "padding_mode", "unit"}
@@ -121,7 +122,9 @@ def _checked_bytes(model: nn.Module, edit: Edit, room: int) -> int:
 
 
 def _check_place(model: nn.Module, edit: Edit) -> None:
-    """A submodule that exists, or a new child that hides no attribute of its parent."""
+    """A submodule that exists, or a new child that hides no attribute of its parent, not too deep down."""
+    if edit.name.count(".") >= MAX_DEPTH:
+        raise ValueError(f"a name of more than {MAX_DEPTH} parts")
     parent_name, _, child = edit.name.rpartition(".")
     parent = model.get_submodule(parent_name)
     place = core_edits.ATTACHED.get(edit.layer)

@@ -141,7 +141,7 @@ def _rounding(method: Method) -> Rounding:
         Method.nearest: Nearest(),
         Method.gptq: GPTQ(),
         Method.adaround: AdaRound(),
-        Method.brecq: Reconstruct(drop=0.0),
-        Method.qdrop: Reconstruct(),
+        Method.brecq: Reconstruct(steps=150, drop=0.0),
+        Method.qdrop: Reconstruct(steps=150),
     }
     return members[method]
