@@ -116,8 +116,9 @@ class Run:
         return build(origin, allow=self.allow)
 
 
-def short(step: Step) -> str:
-    """A step's name and its fields that are not at their default; long mappings are counted, not listed.
+def short(step: Any) -> str:
+    """A step's name and its fields that are not at their default, and so for values in these; long mappings
+    are counted, not listed.
 
     >>> short(FineTune(steps=300))
     'FineTune(steps=300)'
@@ -128,7 +129,7 @@ def short(step: Step) -> str:
         if isinstance(value, Mapping):
             parts.append(f"{len(value)} {field.name}")
         elif not is_default(field, value):
-            parts.append(f"{field.name}={value!r}")
+            parts.append(f"{field.name}={short(value) if dataclasses.is_dataclass(value) else repr(value)}")
     return f"{type(step).__name__}({', '.join(parts)})"
 
 
