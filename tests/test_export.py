@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plisse.compress.prune.channels import prune_channels
@@ -14,6 +15,7 @@ from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import Plain, Reparametrized
 from plisse.errors import ExportError, InputError
 from plisse.export import to_integer_onnx, to_onnx
+from plisse.export.attention import FusedAttention
 from plisse.export.session import open_session, runner
 from plisse.export.stem import SpaceToDepthConvolution, with_fast_stems
 
@@ -218,6 +220,56 @@ def test_transformers_export_both_ways(tmp_path: Path) -> None:
     assert to_onnx(model, ids, tmp_path / "bert.onnx").max_error < 1e-4
     report = to_integer_onnx(model, ids, [ids], tmp_path / "integer.onnx")
     assert sum(report.integer_operators.values()) >= 6
+
+
+def operators_of(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(str(path)).graph.node]
+
+
+class Attending(nn.Module):
+    """Attention under a mask of keys from token symbols: 0 is a symbol that nobody sees."""
+
+    def __init__(self, causal: bool, heads: int = 2) -> None:
+        super().__init__()
+        self.causal, self.heads = causal, heads
+        self.rows, self.inner = nn.Embedding(20, 16), nn.Linear(16, 48)
+        self.outer, self.norm = nn.Linear(16, 16), nn.LayerNorm(16)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.rows(ids)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.inner(x).chunk(3, -1)
+        )
+        seen = (ids != 0)[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
+        out = F.scaled_dot_product_attention(q, k, v, None if self.causal else seen, is_causal=self.causal)
+        return self.norm(x + self.outer(out.transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_one_operator_also_where_queries_see_nothing(tmp_path: Path, causal: bool) -> None:
+    torch.manual_seed(0)
+    ids = {"ids": torch.randint(1, 20, (3, 7))}
+    ids["ids"][0, 3:], ids["ids"][1] = 0, 0
+    model = Attending(causal).eval()
+    report = to_integer_onnx(model, ids, [ids], tmp_path / "attention.onnx")
+    operators = operators_of(report.path)
+    assert operators.count("MultiHeadAttention") == 1
+    assert "Softmax" not in operators
+    assert operators.count("Sum") == 1  # before the layer norm
+    assert report.snr is not None
+    assert report.snr > 25
+    other = {"ids": torch.randint(1, 20, (2, 5))}
+    with torch.no_grad():
+        found, wanted = runner(open_session(report.path))(other), model(**other)
+    assert (found - wanted).abs().max() < 0.1
+
+
+def test_attention_with_more_heads_of_queries_than_of_keys_stays_as_exported() -> None:
+    q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
+    fused = FusedAttention()
+    assert fused.attention(q, k, k, enable_gqa=True) is None
+    assert fused.attention(q, q, q, attn_mask=torch.ones(5, 5, dtype=torch.bool)) is None
+    torch.testing.assert_close(fused.attention(q, q, q), F.scaled_dot_product_attention(q, q, q))
 
 
 def test_a_missing_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import baked
 from plisse.errors import ExportError, InputError
+from plisse.export.attention import FusedAttention, with_sums
 from plisse.export.onnx import OPSET, check, has_sequences, onnx_bytes
 from plisse.export.report import ExportReport
 from plisse.export.session import feeds, open_session, optional, relative_difference, runner, silence
@@ -58,7 +59,8 @@ def to_integer_onnx(
     """Write `model` as an integer ONNX file and check that it runs in integers and agrees with the network.
 
     Networks over images get static ranges (QDQ), and convolutions with stride over the channels of an image
-    a faster form (`stem`); networks over token symbols get their ranges at run time.
+    a faster form (`stem`); networks over token symbols get their ranges at run time, and attention as one
+    operator of ONNX Runtime's own domain (`attention`), which other runtimes may not know.
 
     calibration: inputs (without targets) from which the ranges of activations are read; a few batches do.
     ranges: "minmax" covers everything seen; "percentile" cuts 0.001 % off, for activations with outliers.
@@ -72,9 +74,7 @@ def to_integer_onnx(
         raise InputError("no calibration inputs", expected="at least one batch")
     unrounded = _without_input_quantizers(model)
     example = map_inputs(example, lambda tensor: tensor.cpu())
-    arranged = unrounded if has_sequences(example) else with_fast_stems(unrounded, example)
-    floating = onnx_bytes(arranged, example, OPSET)
-    check(floating, unrounded, example)
+    floating = (_text if has_sequences(example) else _images)(unrounded, example)
     with tempfile.TemporaryDirectory() as folder, silence():
         quantized = _dynamic if has_sequences(example) else _static
         data = quantized(floating, batches, Path(folder), ranges)
@@ -94,6 +94,23 @@ def to_integer_onnx(
         )
     write_atomic(path, data)
     return report
+
+
+def _images(model: nn.Module, example: Inputs) -> bytes:
+    floating = onnx_bytes(with_fast_stems(model, example), example, OPSET)
+    check(floating, model, example)
+    return floating
+
+
+def _text(model: nn.Module, example: Inputs) -> bytes:
+    """With attention as one operator, or as the exporter writes it where that gives something else."""
+    floating = onnx_bytes(model, example, OPSET, within=FusedAttention())
+    try:
+        check(floating, model, example)
+    except ExportError:
+        floating = onnx_bytes(model, example, OPSET)
+        check(floating, model, example)
+    return floating
 
 
 def integer_operators(data: bytes, folder: Path) -> dict[str, int]:
@@ -147,8 +164,9 @@ def _dynamic(floating: bytes, batches: list[Inputs], folder: Path, ranges: Range
         op_types_to_quantize=TEXT,
         per_channel=True,
         weight_type=quantization.QuantType.QInt8,
+        extra_options={"DefaultTensorType": optional("onnx").TensorProto.FLOAT},
     )
-    return result.read_bytes()
+    return with_sums(result.read_bytes())
 
 
 def _prepared(floating: bytes, folder: Path) -> tuple[Any, Path, Path]:

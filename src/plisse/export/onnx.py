@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from plisse.export.session import (
 
 OPSET = 17
 TOLERANCE = 1e-3
+AS_IT_IS: AbstractContextManager[Any] = nullcontext()
 
 
 def to_onnx(
@@ -51,8 +54,10 @@ def to_onnx(
     return ExportReport(Path(path), len(data), error)
 
 
-def onnx_bytes(model: nn.Module, example: Inputs, opset: int = OPSET) -> bytes:
-    """The ONNX file of the baked network in evaluation mode, not checked."""
+def onnx_bytes(
+    model: nn.Module, example: Inputs, opset: int = OPSET, *, within: AbstractContextManager[Any] = AS_IT_IS
+) -> bytes:
+    """The ONNX file of the baked network in evaluation mode, not checked. within: entered while tracing."""
     optional("onnx")
     network = _Positional(modules.clone(baked(model)).cpu().eval(), example)
     tensors = tensors_of(map_inputs(example, lambda tensor: tensor.cpu()))
@@ -60,7 +65,8 @@ def onnx_bytes(model: nn.Module, example: Inputs, opset: int = OPSET) -> bytes:
     failures = []
     for dynamo in (False, True):
         try:
-            return _exported(network, tensors, names, opset, dynamo)
+            with AS_IT_IS if dynamo else within:
+                return _exported(network, tensors, names, opset, dynamo)
         except Exception as error:
             failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
     raise ExportError(
