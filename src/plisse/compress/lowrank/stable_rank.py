@@ -1,9 +1,11 @@
-"""The modified stable rank: a penalty that empties the singular values beyond a target rank."""
+"""The modified stable rank: a penalty that empties the singular values beyond a target rank, and the training
+that it is part of."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +13,10 @@ from torch import Tensor, nn
 
 from plisse.compress.lowrank.problem import Ranks
 from plisse.compress.lowrank.schemes import Channel, Scheme
+from plisse.core.batch import Batch
 from plisse.errors import InputError
+from plisse.train.run import State
+from plisse.train.task import Loss, Objective
 
 
 class _ModifiedStableRank(torch.autograd.Function):
@@ -23,12 +28,16 @@ class _ModifiedStableRank(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, rank: int, power: float) -> Tensor:
-        left, values, right = torch.linalg.svd(matrix.detach().float(), full_matrices=False)
+        # tall matrices decompose faster than wide ones
+        whole, wide = matrix.detach().float(), matrix.shape[0] < matrix.shape[1]
+        left, values, right = torch.linalg.svd(whole.T if wide else whole, full_matrices=False)
         kept = values[:rank].pow(power).sum().clamp_min(1e-30)
         tail = values[rank:].pow(power).sum()
         slope = power * values.clamp_min(1e-12).pow(power - 1) / kept
         slope[:rank] *= -tail / kept
-        ctx.save_for_backward(left * slope @ right)
+        with torch.autocast(matrix.device.type, enabled=False):
+            direction = left * slope @ right
+        ctx.save_for_backward(direction.T if wide else direction)
         return tail / kept
 
     @staticmethod
@@ -75,6 +84,37 @@ class StableRank:
             for name, rank in self.ranks.items()
         ]
         return torch.stack(terms).sum()
+
+
+@dataclass(eq=False)
+class Rising:
+    """objective + share * weight * penalty, and the hook of `fit` that lets the share rise from 0 to 1 over
+    the first half of the steps, by half a cosine.
+
+    weight: of the penalty at the end. every: the penalty is computed in each `every`-th batch only and counts
+    `every` times there, which adds up to the same (lazy regularisation, Karras et al. 2020); for networks
+    whose decompositions take longer than their batches.
+    """
+
+    objective: Objective
+    penalty: StableRank
+    weight: float
+    every: int = 1
+    share: float = field(default=0.0, init=False)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        loss = self.objective(model, batch)
+        if self.share == 0.0:
+            return loss
+        penalty = self.penalty(model)
+        parts = {**loss.parts, "stable_rank": penalty.detach()}
+        return Loss(loss.total + self.share * self.weight * penalty, parts)
+
+    def hook(self, state: State) -> None:
+        """Set the share for the next step."""
+        following = state.step + 1
+        rise = 0.5 - 0.5 * math.cos(math.pi * min(1.0, 2 * following / state.steps))
+        self.share = 0.0 if following % self.every else self.every * rise
 
 
 def tails(model: nn.Module, ranks: Mapping[str, int], scheme: Scheme) -> dict[str, float]:
