@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from plisse.integer import reference as exact
 from plisse.integer.forms import Layer
 from plisse.integer.functions import IntegerFunctions, WithFunctions
 from plisse.integer.graph import traced
-from plisse.integer.layers import OURS, Between, DynamicLinear, EmbeddingRows
+from plisse.integer.kernels import Packed
+from plisse.integer.layers import OURS, Between, DynamicLinear, EmbeddingRows, Siblings
 from plisse.integer.network import Backend, IntegerNetwork
 from plisse.integer.operators import Entry, Symbols, Weighted, Window
+from plisse.integer.pages import use_large_pages
 from plisse.integer.plan import plan
 from plisse.integer.weights import IntegerWeight, integer_weight
 
@@ -79,6 +82,8 @@ def to_integer(
         steps = plan(pieces, layers)
         network = IntegerNetwork(steps, pieces, backend)
         floating = list(steps.floating)
+    packed = [getattr(module, "packed", None) for module in network.modules()]
+    use_large_pages(piece.weight for piece in packed if isinstance(piece, Packed))
     return _said(network, floating, strict)
 
 
@@ -164,7 +169,8 @@ def _layerwise(
     network = plain if kernels else WithFunctions(plain)
     watch = IntegerFunctions(integer=not kernels)
     ours = [module for module in plain.modules() if isinstance(module, OURS)]
-    with watch, watch.passing(ours), torch.no_grad():
+    calls: list[tuple[DynamicLinear, torch.Tensor, int]] = []
+    with watch, watch.passing(ours), _listening(plain, calls), torch.no_grad():
         try:
             call(plain, example)
         except Exception as error:
@@ -172,4 +178,21 @@ def _layerwise(
                 f"a {type(plain).__name__} that does not run on the example ({str(error)[:120]})",
                 expected="inputs as the network takes them",
             ) from error
+    Siblings.found(calls)
     return network, sorted(watch.floating)
+
+
+@contextmanager
+def _listening(plain: nn.Module, calls: list[tuple[DynamicLinear, torch.Tensor, int]]) -> Iterator[None]:
+    """Collect which layers that round at run time are called, and with what."""
+
+    def listen(layer: Any, inputs: Any) -> None:
+        calls.append((layer, inputs[0], inputs[0]._version))
+
+    layers = [module for module in plain.modules() if isinstance(module, DynamicLinear)]
+    handles = [layer.register_forward_pre_hook(listen) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from plisse.core.dynamicquant import SMALLEST, DynamicQuantizer
 from plisse.integer.kernels import Packed, onednn
+from plisse.integer.rows import rescale, rounded_rows
 from plisse.integer.weights import IntegerWeight
+
+Rounded = tuple[Tensor, Tensor, Tensor | None]
+"""Symbols, scale, zero point."""
 
 
 class DynamicLinear(nn.Module):
@@ -43,11 +47,11 @@ class DynamicLinear(nn.Module):
         )
         self.sums = symbols.sum(1, dtype=torch.int32) * scale
         self.factor = _float(factor)
+        self.shared: Siblings | None = None
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        rows = (x if self.factor is None else x * self.factor).reshape(-1, self.in_features)
-        symbols, scale, zero = self._symbols(rows)
+        symbols, scale, zero = self.shared(self, x) if self.shared else self.symbols(x)
         p = self.packed
         if self.kernels:
             total = onednn.qlinear_pointwise(
@@ -57,11 +61,17 @@ class DynamicLinear(nn.Module):
             total = F.linear(symbols.to(torch.int32), p.weight.to(torch.int32)).float() * p.scale
         if zero is not None:
             total.addcmul_(zero, self.sums, value=-1)
-        out = total.mul_(scale) if p.bias is None else torch.addcmul(p.bias, total, scale, out=total)
+        if self.kernels:
+            out = rescale(total, scale, p.bias)
+        else:
+            out = total.mul_(scale) if p.bias is None else torch.addcmul(p.bias, total, scale, out=total)
         return out.reshape(*x.shape[:-1], self.out_features)
 
-    def _symbols(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Symbols, their scale [rows or 1, 1] and, where they are unsigned, their zero point."""
+    def symbols(self, x: Tensor) -> Rounded:
+        """Symbols of the rows of `x`, their scale [rows or 1, 1] and, where they are unsigned, zero point."""
+        rows = (x if self.factor is None else x * self.factor).reshape(-1, self.in_features)
+        if self.kernels and self.symmetric and not self.whole and rows.dtype == torch.float32:
+            return *rounded_rows(rows, self.bits), None
         axes = (0, 1) if self.whole else (1,)
         low, high = rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)
         if self.symmetric:
@@ -73,8 +83,51 @@ class DynamicLinear(nn.Module):
         zero = torch.round(-low / scale)
         return (rows / scale).round_().add_(zero).clamp_(0, top).to(torch.uint8), scale, zero
 
+    def rounds_like(self, other: DynamicLinear) -> bool:
+        """Whether both give the same symbols for one tensor."""
+        mine, its = ((x.bits, x.whole, x.symmetric, x.kernels, x.in_features) for x in (self, other))
+        return mine == its and self.factor is None and other.factor is None
+
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"
+
+
+class Siblings:
+    """Layers that read one tensor, such as queries, keys and values: the first rounds it for all.
+
+    first, last: in the order in which the network calls them; the last lets the tensor go.
+    """
+
+    def __init__(self, first: DynamicLinear, last: DynamicLinear) -> None:
+        self.first, self.last = first, last
+        self.kept: tuple[Tensor, Rounded] | None = None
+
+    def __call__(self, layer: DynamicLinear, x: Tensor) -> Rounded:
+        kept = None if layer is self.first else self.kept
+        found = kept[1] if kept is not None and kept[0] is x else layer.symbols(x)
+        self.kept = None if layer is self.last else (x, found)
+        return found
+
+    @staticmethod
+    def found(calls: list[tuple[DynamicLinear, Tensor, int]]) -> None:
+        """Make siblings of layers that were called in a row with the same, unchanged tensor.
+
+        calls: layer, input and the input's version, in order.
+        """
+        names = [layer for layer, _, _ in calls]
+        start = 0
+        for end in range(1, len(calls) + 1):
+            first, x, version = calls[start]
+            if end < len(calls):
+                layer, other, later = calls[end]
+                if other is x and later == version and layer.rounds_like(first):
+                    continue
+            group = names[start:end]
+            if len(group) > 1 and all(names.count(layer) == 1 for layer in group):
+                shared = Siblings(group[0], group[-1])
+                for layer in group:
+                    layer.shared = shared
+            start = end
 
 
 class EmbeddingRows(nn.Module):
