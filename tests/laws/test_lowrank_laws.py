@@ -152,7 +152,7 @@ def test_selectors_refuse_the_impossible(selector: Selector) -> None:
 
 def test_the_search_visits_ever_smaller_networks_and_scores_them_as_they_are() -> None:
     problem = pose(net(), task())
-    path = BeamSearch(width=2, levels=(4,), batches=2).search(problem, 0.6)
+    path = BeamSearch(width=2, levels=(4,), batches=2, precision="32-true").search(problem, 0.6)
     assert [state.removed for state in path] == sorted(state.removed for state in path)
     last = Factorize(path[-1].ranks)(problem.model, problem.task)
     with torch.no_grad():

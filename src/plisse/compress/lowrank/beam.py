@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-import torch
-
-from plisse.compress.lowrank.factorize import truncated_weight
-from plisse.compress.lowrank.prefix import PrefixCache
+from plisse.compress.lowrank.exchange import below, settled
+from plisse.compress.lowrank.judge import Judge, Visited
 from plisse.compress.lowrank.problem import Problem, Ranks
-from plisse.compress.lowrank.selectors import check_ratio
-from plisse.core import modules
+from plisse.compress.lowrank.progress import Node, Progress, identity, load, save
+from plisse.compress.lowrank.selectors import EnergyPerParameter, check_ratio
 from plisse.errors import InputError
-
-
-@dataclass(frozen=True)
-class Visited:
-    """A point on the way: ranks, the share of numbers removed, and the divergence from the original."""
-
-    ranks: Ranks
-    removed: float
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -35,127 +24,128 @@ class BeamSearch:
     removed `ratio`. Scores by loss alone would favour steps that save nothing, and eat the smallest layers
     first.
 
-    width: states kept, 1 is a greedy descent. levels: steps from the break-even rank to zero in each pass;
-    a later, finer pass starts from the coarse answer with every rank raised by a coarse step. batches: of
-    calibration that children are judged on. Cost: about width * layers * sum(levels) / 2 runs of the network
-    on these batches, about half of each saved by remembering the layers before the changed one.
-    progress: called with the share removed so far.
+    width: states kept, 1 is a greedy descent. levels: steps from the break-even rank to zero; the descent
+    takes those of the first, exchanges those of all, so that (8, 16) is coarse to fine. batches: of
+    calibration that children are judged on. fresh: children per state that are judged anew at each depth at
+    least; the others wait with the score of an earlier depth, until they would be chosen by it. Losses mostly
+    grow on the way down, so that this rarely changes the choice. None judges all. settle: after each such
+    share removed (0.1: at 10 %, 20 %, ...) and at the end, layers exchange ranks while that helps (see
+    `settled`, `rounds` of it at most), and EnergyPerParameter's ranks take over where they lose less; None
+    never. precision: see `Judge`.
+
+    Cost: with fresh=None about width * layers * sum of steps, (levels - 1) * layers * the share of ranks to
+    drop, runs of the network, each shortened by what is remembered of the layers before the changed one to
+    about half; with `fresh` about fresh / layers of that. A round of exchanges is about
+    2 * layers * len(levels) such runs.
+
+    progress: called with the share removed so far. checkpoint: a small JSON file, written after each depth; a
+    search that was stopped goes on from there to the same answer.
     """
 
-    width: int = 3
-    levels: tuple[int, ...] = (8,)
-    batches: int = 1
+    width: int = 1
+    levels: tuple[int, ...] = (8, 16)
+    batches: int = 4
+    fresh: int | None = 2
+    settle: float | None = 0.1
+    rounds: int = 4
+    precision: str = "auto"
     progress: Callable[[float], None] = field(default=lambda share: None, compare=False, repr=False)
+    checkpoint: Path | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.width < 1 or not self.levels or min(self.levels) < 2 or self.batches < 1:
-            raise InputError(
-                f"width {self.width}, levels {self.levels}, batches {self.batches}",
-                expected="at least 1, numbers of at least 2, at least 1",
-            )
+        numbers = (self.width, self.batches, self.rounds, 1 if self.fresh is None else self.fresh)
+        if min(numbers) < 1 or not self.levels or min(self.levels) < 2:
+            raise InputError(str(self), expected="numbers from 1, levels from 2")
+        if self.settle is not None and not 0 < self.settle <= 1:
+            raise InputError(f"settle {self.settle}", expected="a share above 0, or None")
 
     def ranks(self, problem: Problem, ratio: float) -> Ranks:
         """The ranks found."""
         return self.search(problem, ratio)[-1].ranks
 
     def search(self, problem: Problem, ratio: float) -> tuple[Visited, ...]:
-        """The best state at each depth, the last of which removes at least `ratio`: the frontier visited."""
+        """The best state at each depth, the last of which removes at least `ratio`: the frontier visited.
+
+        Raises InputError for a ratio out of range and a checkpoint of another search, BudgetError where not
+        even rank 1 everywhere removes as much.
+        """
         check_ratio(problem, ratio)
-        judge = _Judge(problem, self.batches)
-        path: list[Visited] = [Visited({}, 0.0, 0.0)]
-        for depth, levels in enumerate(self.levels):
-            if depth:
-                path.append(_raised(path[-1], problem, judge, self.levels[depth - 1]))
-            beam = [path[-1]]
-            while beam[0].removed < ratio:
-                beam = self._deeper(beam, problem, judge, levels)
-                path.append(beam[0])
-                self.progress(beam[0].removed)
-        return tuple(path)
+        judge = Judge(problem, self.batches, self.precision)
+        wanted = identity(str(self), ratio, judge)
+        found = load(self.checkpoint, wanted)
+        judge.runs = found.path[-1].runs if found.path else judge.runs
+        if not found.path:
+            found = Progress((Node(Visited({}, 0.0, 0.0)),), (Visited({}, 0.0, 0.0),))
+        for goal in self._goals(ratio):
+            while found.path[-1].removed < goal:
+                found = self._advanced(found, judge, goal)
+                save(self.checkpoint, wanted, found)
+                self.progress(found.path[-1].removed)
+        return found.path
 
-    def _deeper(self, beam: Sequence[Visited], problem: Problem, judge: _Judge, levels: int) -> list[Visited]:
-        children: dict[tuple[tuple[str, int], ...], tuple[float, Visited]] = {}
-        for state in beam:
-            judge.enter(state.ranks)
-            for name in problem.spectra:
-                rank = _lower(state.ranks.get(name), problem.spectra[name].break_even, levels)
-                if rank is None:
-                    continue
-                ranks = {**state.ranks, name: rank}
-                key = tuple(sorted(ranks.items()))
-                if key in children:
-                    continue
-                child = Visited(ranks, problem.removed(ranks), judge.loss(name, rank))
-                score = (child.loss - state.loss) / (child.removed - state.removed)
-                children[key] = (score, child)
-        ranked = sorted(children.values(), key=lambda pair: pair[0])
-        return [child for _, child in ranked[: self.width]]
+    def _goals(self, ratio: float) -> list[float]:
+        step = self.settle or 1.0
+        return [*[k * step for k in range(1, int(ratio / step) + 1) if k * step < ratio - 1e-9], ratio]
 
+    def _advanced(self, found: Progress, judge: Judge, goal: float) -> Progress:
+        """One depth further; at the goal, with ranks exchanged."""
+        beam = self._deeper(found.beam, judge)
+        best = beam[0].state
+        path = (*found.path, best)
+        if self.settle is None or best.removed < goal:
+            return Progress(tuple(beam), path)
+        best = self._settled(best, judge, goal)
+        kept = tuple(state for state in path if state.removed < min(goal, best.removed))
+        return Progress((Node(best), *beam[1:]), (*kept, best))
 
-class _Judge:
-    """Divergence of the network with one more layer truncated, from a state that was entered."""
+    def _settled(self, state: Visited, judge: Judge, goal: float) -> Visited:
+        energy = judge.enter(EnergyPerParameter().ranks(judge.problem, goal))
+        start = min(state, energy, key=lambda each: each.loss)
+        return settled(start, goal, judge, self.levels, self.rounds)
 
-    def __init__(self, problem: Problem, batches: int) -> None:
-        self.problem = problem
-        self.probe = modules.clone(problem.model).eval()
-        calibration = problem.task.calibration
-        if not len(calibration):
-            raise InputError("no calibration batch", expected="at least one, to judge ranks on")
-        self.batches = [calibration[i] for i in range(min(batches, len(calibration)))]
-        self.reference = [PrefixCache(self.probe, batch).logits for batch in self.batches]
-        self.weights = {name: self._layer(problem.model, name).weight.detach() for name in problem.spectra}
-        self.truncated: dict[tuple[str, int], torch.Tensor] = {}
-        self.ranks: Ranks = {}
-        self.caches: list[PrefixCache] = []
+    def _deeper(self, beam: Sequence[Node], judge: Judge) -> list[Node]:
+        children: dict[tuple[tuple[str, int], ...], Node] = {}
+        for node in beam:
+            judge.enter(node.state.ranks)
+            for child in self._children(node, judge):
+                children.setdefault(tuple(sorted(child.state.ranks.items())), child)
+        first = min((node.state for node in beam), key=lambda state: state.removed)
+        ranked = sorted(children.values(), key=lambda child: slope(child.state, first))
+        return [
+            Node(Visited(c.state.ranks, c.state.removed, c.state.loss, judge.runs), c.scores)
+            for c in ranked[: self.width]
+        ]
 
-    def enter(self, ranks: Ranks) -> None:
-        for name in self.problem.spectra:
-            if ranks.get(name) != self.ranks.get(name):
-                self._set(name, ranks.get(name))
-        self.ranks = dict(ranks)
-        self.caches = [PrefixCache(self.probe, batch) for batch in self.batches]
+    def _children(self, node: Node, judge: Judge) -> list[Node]:
+        """The children of a state that were judged anew; each inherits the scores of the others."""
+        steps = dict(self._steps(node.state, judge.problem))
+        scores = {name: node.scores[name] for name in steps if name in node.scores}
+        waiting = sorted(steps, key=lambda name: scores.get(name, float("-inf")))
+        judged: dict[str, Visited] = {}
+        for name in waiting:
+            if self._enough(scores, judged, scores.get(name, float("-inf"))):
+                break
+            judged[name] = judge.changed({name: steps[name]})
+            scores[name] = slope(judged[name], node.state)
+        return [
+            Node(state, {other: score for other, score in scores.items() if other != name})
+            for name, state in judged.items()
+        ]
 
-    def loss(self, name: str, rank: int) -> float:
-        """Mean divergence with `name` at `rank`; the state stays as it was."""
-        self._set(name, rank)
-        found = [cache.rerun(name) for cache in self.caches]
-        self._set(name, self.ranks.get(name))
-        return self._divergence(found)
+    def _enough(self, scores: dict[str, float], judged: Iterable[str], following: float) -> bool:
+        """Whether no child that waits can be among the best by its earlier score."""
+        found = sorted(scores[name] for name in judged)
+        if self.fresh is None or len(found) < max(self.fresh, self.width):
+            return False
+        return following >= found[self.width - 1]
 
-    def here(self) -> float:
-        """Mean divergence of the state itself."""
-        return self._divergence([cache.logits for cache in self.caches])
-
-    def _divergence(self, found: list[Any]) -> float:
-        pairs = zip(self.reference, found, strict=True)
-        return sum(float(self.problem.task.divergence(a, b)) for a, b in pairs) / len(found)
-
-    def _set(self, name: str, rank: int | None) -> None:
-        if rank is not None and (name, rank) not in self.truncated:
-            layer = self._layer(self.problem.model, name)
-            found = truncated_weight(layer, self.problem.spectra[name], rank, self.problem.scheme)
-            self.truncated[name, rank] = found
-        weight = self.weights[name] if rank is None else self.truncated[name, rank]
-        modules.set_tensor(self.probe, f"{name}.weight", weight)
-
-    @staticmethod
-    def _layer(model: torch.nn.Module, name: str) -> Any:
-        return model.get_submodule(name)
+    def _steps(self, state: Visited, problem: Problem) -> Iterable[tuple[str, int]]:
+        for name, spectrum in problem.spectra.items():
+            rank = below(state.ranks.get(name), spectrum.break_even, self.levels[0])
+            if rank is not None:
+                yield name, rank
 
 
-def _lower(rank: int | None, break_even: int, levels: int) -> int | None:
-    """The next rank below on the grid of break_even k / levels, k below levels; None where there is none."""
-    grid = sorted({max(1, round(break_even * k / levels)) for k in range(1, levels)})
-    lower = [each for each in grid if rank is None or each < rank]
-    return lower[-1] if lower else None
-
-
-def _raised(state: Visited, problem: Problem, judge: _Judge, levels: int) -> Visited:
-    """The state with every rank one coarse step higher, whole where that reaches the break-even rank."""
-    ranks = {}
-    for name, rank in state.ranks.items():
-        higher = rank + max(1, round(problem.spectra[name].break_even / levels))
-        if higher < problem.spectra[name].break_even:
-            ranks[name] = higher
-    judge.enter(ranks)
-    return Visited(ranks, problem.removed(ranks), judge.here())
+def slope(child: Visited, parent: Visited) -> float:
+    """What the divergence grows by per share of numbers removed."""
+    return (child.loss - parent.loss) / (child.removed - parent.removed)

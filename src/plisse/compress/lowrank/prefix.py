@@ -1,9 +1,9 @@
-"""Run a network again after one of its layers changed, without repeating what comes before that layer."""
+"""Run a network again after some of its layers changed, without repeating what comes before those layers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,52 +17,67 @@ MEMORY = 1 << 31
 
 
 class PrefixCache:
-    """Outputs of the leaf modules of `model` on one batch, in the order in which they are called.
+    """Outputs of the modules of `model` on one batch, and when each was begun and ended.
 
-    While layer l is tried with another weight, every leaf that is called before it answers from memory. Only
-    leaves that are called once and put out one tensor are remembered, so that any network works; those
-    without parameters are cheap and always run.
+    While layers are tried with other weights, every module that ended before the first of them began answers
+    from memory, whole blocks at once. Only modules with parameters that are called once and put out one
+    tensor, which nothing changes in place later, are remembered, so that any network works.
     """
 
     def __init__(self, model: nn.Module, batch: Batch) -> None:
         self.model, self.batch = model, batch
-        self.order: dict[str, int] = {}
+        self.begun: dict[str, int] = {}
+        self.ended: dict[str, int] = {}
         self.outputs: dict[str, Tensor] = {}
         self.logits = self._record()
 
+    def rerun(self, changed: Iterable[str]) -> Any:
+        """The network's outputs now that the layers `changed` are others; what is earlier is remembered."""
+        first = min((self.begun[name] for name in changed if name in self.begun), default=0)
+        earlier = [name for name in self.outputs if self.ended[name] < first]
+        with _answering(self.model, earlier, self.outputs), torch.no_grad():
+            return call(self.model, self.batch.inputs)
+
     def _record(self) -> Any:
         calls: Counter[str] = Counter()
-        used = 0
+        versions: dict[str, int] = {}
+        clock = used = 0
 
-        def note(name: str, output: Any) -> None:
-            nonlocal used
+        def begin(name: str) -> None:
+            nonlocal clock
+            clock += 1
+            self.begun.setdefault(name, clock)
+
+        def end(name: str, output: Any) -> None:
+            nonlocal clock, used
+            clock += 1
             calls[name] += 1
-            self.order.setdefault(name, len(self.order))
+            self.ended[name] = clock
             if isinstance(output, Tensor) and used + output.nbytes <= MEMORY:
                 used += output.nbytes
-                self.outputs[name] = output
+                self.outputs[name], versions[name] = output, output._version
 
-        handles = [
-            module.register_forward_hook(lambda _, __, output, name=name: note(name, output))  # type: ignore[misc]
-            for name, module in self.model.named_modules()
-            if not list(module.children()) and list(module.parameters())
-        ]
-        try:
-            with torch.inference_mode():
-                logits = call(self.model, self.batch.inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for name in [name for name, n in calls.items() if n > 1]:
-            self.outputs.pop(name, None)
+        with _observed(self.model, begin, end), torch.no_grad():
+            logits = call(self.model, self.batch.inputs)
+        for name, output in list(self.outputs.items()):
+            if calls[name] > 1 or output._version != versions[name]:
+                del self.outputs[name]
         return logits
 
-    def rerun(self, changed: str) -> Any:
-        """The network's outputs now that the layer `changed` is another; earlier ones answer from memory."""
-        before = self.order.get(changed, 0)
-        earlier = [name for name in self.outputs if self.order[name] < before]
-        with _answering(self.model, earlier, self.outputs), torch.inference_mode():
-            return call(self.model, self.batch.inputs)
+
+@contextmanager
+def _observed(model: nn.Module, begin: Any, end: Any) -> Iterator[None]:
+    """Call begin(name) and end(name, output) around every module with parameters but the whole network."""
+    handles = []
+    for name, module in model.named_modules():
+        if name and next(module.parameters(), None) is not None:
+            handles.append(module.register_forward_pre_hook(lambda _, __, name=name: begin(name)))
+            handles.append(module.register_forward_hook(lambda _, __, out, name=name: end(name, out)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
