@@ -52,12 +52,11 @@ def test_nan_and_infinity_come_out_as_nan() -> None:
     assert layer(x).isfinite().all(1).tolist() == [False, False, True]
 
 
-@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 5])
-def test_sums_are_rescaled_in_place(bias: bool, rows: int) -> None:
+def test_sums_are_rescaled_in_place(rows: int) -> None:
     total, scale, shift = noise(5, 9), noise(rows, 1, seed=1), noise(9, seed=2)
-    wanted = total * scale + (shift if bias else 0)
-    found = rescale(total, scale, shift if bias else None)
+    wanted = total * scale + shift
+    found = rescale(total, scale, shift)
     assert found is total
     torch.testing.assert_close(found, wanted)
 

@@ -43,7 +43,9 @@ class DynamicLinear(nn.Module):
         self.kernels = kernels
         symbols, scale = weight.symbols.contiguous(), weight.scale.float().contiguous()
         self.packed = Packed(
-            onednn.qlinear_prepack(symbols, None) if kernels else symbols, scale, _float(bias)
+            onednn.qlinear_prepack(symbols, None) if kernels else symbols,
+            scale,
+            torch.zeros(self.out_features) if bias is None else _float(bias),
         )
         self.sums = symbols.sum(1, dtype=torch.int32) * scale
         self.factor = _float(factor)
@@ -61,10 +63,8 @@ class DynamicLinear(nn.Module):
             total = F.linear(symbols.to(torch.int32), p.weight.to(torch.int32)).float() * p.scale
         if zero is not None:
             total.addcmul_(zero, self.sums, value=-1)
-        if self.kernels:
-            out = rescale(total, scale, p.bias)
-        else:
-            out = total.mul_(scale) if p.bias is None else torch.addcmul(p.bias, total, scale, out=total)
+        assert p.bias is not None
+        out = rescale(total, scale, p.bias) if self.kernels else torch.addcmul(p.bias, total, scale)
         return out.reshape(*x.shape[:-1], self.out_features)
 
     def symbols(self, x: Tensor) -> Rounded:

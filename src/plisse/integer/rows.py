@@ -19,6 +19,8 @@ HALVES = np.float32(
     1.5 * 2**23
 )  # added to |x| < 2^22 it rounds, halves to even; the low bits are the integer
 FLOOR = np.float32(SMALLEST)
+BITS = np.dtype(np.uint32)
+TOPS = {bits: np.float32(2 ** (bits - 1) - 1) for bits in range(2, 9)}
 
 
 def rounded_rows(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -30,17 +32,14 @@ def rounded_rows(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     [[50, -127], [0, 0]]
     """
     values = x.detach().contiguous().numpy()
-    symbols, scale = np.empty(values.shape, np.int8), np.empty(len(values), np.float32)
-    _round(
-        values, values.view(np.uint32), np.float32(2 ** (bits - 1) - 1), symbols, scale, scale.view(np.uint32)
-    )
-    return torch.from_numpy(symbols), torch.from_numpy(scale)[:, None]
+    symbols, scale = np.empty(values.shape, np.int8), np.empty((len(values), 1), np.float32)
+    _round(values, values.view(BITS), TOPS[bits], symbols, scale, scale.view(BITS))
+    return torch.from_numpy(symbols), torch.from_numpy(scale)
 
 
-def rescale(total: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+def rescale(total: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """total * scale + bias, written over `total`. total: float32 [R, C]; scale: [R or 1, 1]; bias: [C]."""
-    shift = np.zeros(total.shape[1], np.float32) if bias is None else bias.numpy()
-    _rescale(total.numpy(), np.broadcast_to(scale.numpy().reshape(-1), len(total)), shift)
+    _rescale(total.numpy(), scale.numpy(), bias.numpy())
     return total
 
 
@@ -53,9 +52,11 @@ def _round(values, bits, top, symbols, scale, scale_bits):  # type: ignore[no-un
         largest = np.uint32(0)
         for j in range(columns):
             largest = max(largest, bits[i, j] & SIZE)
-        scale_bits[i] = largest
-        step = max(scale[i] / top, FLOOR) if scale[i] == scale[i] else scale[i]
-        scale[i] = step
+        scale_bits[i, 0] = largest
+        step = scale[i, 0] / top
+        if step < FLOOR:  # and not where it is NaN
+            step = FLOOR
+        scale[i, 0] = step
         inverse = np.float32(1.0) / step
         for j in range(columns):
             shifted[j] = values[i, j] * inverse + HALVES
@@ -66,7 +67,8 @@ def _round(values, bits, top, symbols, scale, scale_bits):  # type: ignore[no-un
 @njit(cache=True, nogil=True)
 def _rescale(total, scale, bias):  # type: ignore[no-untyped-def]
     rows, columns = total.shape
+    step = 1 if len(scale) > 1 else 0
     for i in range(rows):
-        factor = scale[i]
+        factor = scale[i * step, 0]
         for j in range(columns):
             total[i, j] = total[i, j] * factor + bias[j]
