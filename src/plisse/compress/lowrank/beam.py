@@ -33,10 +33,12 @@ class BeamSearch:
     `settled`, `rounds` of it at most), and EnergyPerParameter's ranks take over where they lose less; None
     never. precision: see `Judge`.
 
-    Cost: with fresh=None about width * layers * sum of steps, (levels - 1) * layers * the share of ranks to
-    drop, runs of the network, each shortened by what is remembered of the layers before the changed one to
-    about half; with `fresh` about fresh / layers of that. A round of exchanges is about
-    2 * layers * len(levels) such runs.
+    Cost: with fresh=None, (layers + 1) * steps * width runs of the network on the calibration batches, where
+    steps is about the sum over layers of the grid levels that they drop, 0.4 levels * layers down to half of
+    the numbers: so the square of the number of layers, times that of one run. A run is shortened to about
+    half by what is remembered of the layers before the changed one. With fresh=2 it is 4 to 5 runs per step,
+    whatever the number of layers. A round of exchanges is about 2 * layers * len(levels) runs.
+    Measured by `python -m benchmarks.lowrank`.
 
     progress: called with the share removed so far. checkpoint: a small JSON file, written after each depth; a
     search that was stopped goes on from there to the same answer.
