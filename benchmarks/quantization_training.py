@@ -29,17 +29,16 @@ from benchmarks.record import RESULTS, write
 from plisse.bitstream import modelfile
 from plisse.compress.finetune import ReestimateNorm, distilled
 from plisse.compress.quantize.activations import Activations
+from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
 from plisse.compress.quantize.aware.estimators import ElementwiseScaled
 from plisse.compress.quantize.aware.inputs import PACT, LearnedStep
-from plisse.compress.quantize.aware.noise import QuantNoise
-from plisse.compress.quantize.aware.proximal import Relaxed
 from plisse.compress.quantize.aware.ramp import Stage
 from plisse.compress.quantize.aware.settings import Aware
 from plisse.compress.quantize.aware.train import train_quantized
 from plisse.compress.quantize.codebooks.binary import Binary
-from plisse.compress.quantize.codebooks.ternary import TrainedTernary
+from plisse.compress.quantize.codebooks.ternary import Ternary, TrainedTernary
 from plisse.compress.quantize.quantize import Quantize
-from plisse.compress.quantize.ranges import MeanMagnitude
+from plisse.compress.quantize.ranges import MSE, MeanMagnitude
 from plisse.core.reparam import Reparametrized
 from plisse.data.cifar10 import read_validation
 from plisse.data.folder import data_set
@@ -52,9 +51,7 @@ from plisse.train.task import Task
 from plisse.train.tasks import IMAGENET, open_task
 
 RAMP = Aware(2100, lr=0.01, ramp=(Stage(4, 600), Stage(3, 900)), optimizer=SGD(weight_decay=5e-5))
-SHORT = Aware(
-    300, lr=0.01, optimizer=SGD(weight_decay=5e-5)
-)  # one comparison of variants, all from the original
+SHORT = Aware(200, lr=0.01, optimizer=SGD(weight_decay=5e-5))  # variants are compared by it
 SMALL_STEPS = 40
 
 
@@ -73,17 +70,32 @@ def quantize(bits: int, aware: Aware | None, **fields: Any) -> Quantize:
 
 def variants() -> dict[str, Quantize]:
     """Rows beside the ramp: the same short training from the original, with one thing different."""
+    return {f"{name}, {SHORT.steps} steps": step for name, step in {**gradients(), **extremes()}.items()}
+
+
+def gradients() -> dict[str, Quantize]:
+    """Two bits for weights and inputs: how steps are found and what gradient rounding has."""
     changed = dataclasses.replace
-    binary, ternary = quantize(4, SHORT, grid=Binary()), quantize(4, SHORT, grid=TrainedTernary())
+    fixed = changed(SHORT, learn_step=False)
+    unit = Activations(2, UnitInterval())
     return {
-        "W1A4 binary weights, 300 steps": binary,
-        "W2A4 trained ternary weights, 300 steps": ternary,
-        "W3A3 LSQ, 300 steps": quantize(3, SHORT),
-        "W3A3 LSQ+, 300 steps": quantize(3, changed(SHORT, inputs=LearnedStep(offset=True))),
-        "W3A3 PACT, 300 steps": quantize(3, changed(SHORT, inputs=PACT(1e-3))),
-        "W3A3 EWGS, 300 steps": quantize(3, changed(SHORT, estimator=ElementwiseScaled(0.1))),
-        "W3A3 Quant-Noise, 300 steps": quantize(3, changed(SHORT, soften=QuantNoise(0.5))),
-        "W3A3 relaxed, 300 steps": quantize(3, changed(SHORT, soften=Relaxed())),
+        "W2A2 LSQ": quantize(2, SHORT),
+        "W2A2 fixed steps (straight through)": quantize(
+            2, fixed, range=MSE(), activations=Activations(2, MSE())
+        ),
+        "W2A2 PACT inputs": quantize(2, changed(SHORT, inputs=PACT(1e-3))),
+        "W2A2 LSQ+": quantize(2, changed(SHORT, inputs=LearnedStep(offset=True))),
+        "W2A2 EWGS": quantize(2, changed(SHORT, estimator=ElementwiseScaled(0.1))),
+        "W2A2 DoReFa": quantize(2, fixed, grid=DoReFa(2), activations=unit),
+    }
+
+
+def extremes() -> dict[str, Quantize]:
+    """Weights of one bit and of three values, inputs of four bits."""
+    return {
+        "W1A4 binary weights": quantize(4, SHORT, grid=Binary()),
+        "W2A4 ternary weights": quantize(4, SHORT, grid=Ternary()),
+        "W2A4 trained ternary weights": quantize(4, SHORT, grid=TrainedTernary()),
     }
 
 

@@ -25,9 +25,9 @@ MAX_SIDES = 8
 MAX_DEPTH = 32
 FLAGS = {"bias", "affine", "track_running_stats", "symmetric"}
 RATIOS = {"eps", "momentum"}
-TEXTS = {"padding", "padding_mode", "unit"}
+TEXTS = {"padding", "padding_mode", "unit", "kind"}
 OPTIONAL = {"momentum", "padding_idx"}
-LOWEST = {"padding": 0, "padding_idx": -core_edits.LIMIT}
+LOWEST = {"padding": 0, "padding_idx": -core_edits.LIMIT, "axis": -1, "channels": 0, "seed": 0}
 
 Build = Callable[[Origin], nn.Module]
 

@@ -16,7 +16,9 @@ from torch import nn
 from plisse.core import modules
 from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
+from plisse.core.inputinterval import InputInterval
 from plisse.core.inputscale import InputScale
+from plisse.core.rotation import InputRotation, OutputRotation
 from plisse.errors import GraphError, InputError
 
 LIMIT = 1 << 20
@@ -101,13 +103,19 @@ LAYERS: dict[str, tuple[type[nn.Module], Callable[[Any], dict[str, Any]]]] = {
     "Sequential": (nn.Sequential, _nothing),
     "InputQuantizer": (InputQuantizer, InputQuantizer.arguments),
     "DynamicQuantizer": (DynamicQuantizer, DynamicQuantizer.arguments),
+    "InputInterval": (InputInterval, InputInterval.arguments),
     "InputScale": (InputScale, InputScale.arguments),
+    "InputRotation": (InputRotation, InputRotation.arguments),
+    "OutputRotation": (OutputRotation, OutputRotation.arguments),
 }
 
 ATTACHED = {
     "InputQuantizer": "input_quantizer",
     "DynamicQuantizer": "input_quantizer",
+    "InputInterval": "input_quantizer",
     "InputScale": "input_scale",
+    "InputRotation": "input_rotation",
+    "OutputRotation": "output_rotation",
 }
 """Layers that hang on another one, by the name of the child that they are."""
 
