@@ -124,7 +124,7 @@ def test_activations_stay_bytes_between_layers() -> None:
     assert kinds[-1] == torch.float32
     names = [type(module).__name__ for module in network.operators]
     assert names.count("Convolve") == 6  # batch norms, ReLU and shortcuts are inside
-    assert set(names) == {"Enter", "Convolve", "Pool", "Mean", "Move", "Multiply"}
+    assert set(names) == {"Round", "Convolve", "Pool", "Mean", "Move", "Multiply"}
 
 
 def test_no_float_weights_are_kept() -> None:

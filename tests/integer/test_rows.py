@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from plisse.compress.quantize.activations import Activations
 from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.integer import to_integer
-from plisse.integer.kernels import onednn
+from plisse.integer.kernels import kernels, onednn
 from plisse.integer.layers import DynamicLinear, EmbeddingRows, Siblings
+from plisse.integer.operators import Entry, Symbols
 from plisse.integer.pages import FEWEST, PAGE, use_large_pages
+from plisse.integer.reference import reference
 from plisse.integer.rows import rescale, rounded_rows
 from plisse.integer.weights import IntegerWeight
 
@@ -50,6 +52,31 @@ def test_nan_and_infinity_come_out_as_nan() -> None:
         IntegerWeight(torch.ones(2, 4, dtype=torch.int8), torch.ones(2)), None, kernels=True
     )
     assert layer(x).isfinite().all(1).tolist() == [False, False, True]
+
+
+IMAGES = noise(2, 3, 5, 4099) * 3
+SHAPES = {
+    "images": IMAGES,
+    "channels last": IMAGES.contiguous(memory_format=torch.channels_last),
+    "parts of images": IMAGES[:, 1:, ::2],
+    "rows": IMAGES.flatten(1),
+    "nothing": IMAGES[:0],
+    "one": IMAGES[0, 0, 0, 0],
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("grid", [Symbols(0.02, 120), Symbols(0.3, 0, 15), Symbols(0.013, 255)], ids=str)
+def test_values_enter_as_in_the_reference(name: str, grid: Symbols) -> None:
+    x = SHAPES[name]
+    slow, quick = reference(Entry(grid))(x), kernels(Entry(grid))(x)
+    assert quick.shape == x.shape
+    assert quick.dtype == torch.uint8
+    if x.dim() == 4 and len(x):
+        assert quick.is_contiguous(memory_format=torch.channels_last)
+    apart = (slow.int() - quick.int()).abs()
+    assert not x.numel() or int(apart.max()) <= 1
+    assert apart.float().sum() <= 1e-4 * x.numel()
 
 
 @pytest.mark.parametrize("rows", [1, 5])

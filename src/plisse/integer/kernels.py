@@ -16,9 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from plisse.integer import reference
-from plisse.integer.operators import Clip, Maximum, Operator, Weighted
+from plisse.integer.operators import Clip, Entry, Maximum, Operator, Weighted
+from plisse.integer.rows import rounded_values
 
 onednn: Any = torch.ops.onednn
+
+
+class Round(nn.Module):
+    """To symbols in one pass, images to channels-last memory order."""
+
+    def __init__(self, spec: Entry) -> None:
+        super().__init__()
+        self.grid = spec.target
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rounded_values(x.float(), self.grid.scale, self.grid.zero, self.grid.top)
 
 
 class Packed:
@@ -122,4 +134,6 @@ def kernels(spec: Operator) -> nn.Module:
         return Multiply(spec) if spec.window is None else Convolve(spec)
     if isinstance(spec, Maximum):
         return Pool(spec)
+    if isinstance(spec, Entry):
+        return Round(spec)
     return reference.reference(spec)

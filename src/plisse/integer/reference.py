@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plisse.integer.dyadic import requantized
+from plisse.integer.dyadic import Combination, requantized
 from plisse.integer.operators import (
     Addition,
     Average,
@@ -132,6 +132,7 @@ class Mean(nn.Module):
     def __init__(self, spec: Average) -> None:
         super().__init__()
         self.spec = spec
+        self.combinations: dict[int, Combination] = {}
 
     def forward(self, q: Tensor) -> Tensor:
         spec, window = self.spec, self.spec.window
@@ -144,7 +145,9 @@ class Mean(nn.Module):
             total = F.avg_pool2d(
                 centred, window.kernel, window.stride, window.padding, window.ceil, divisor_override=1
             )
-        return requantized(spec.requantization(count), (total,), spec.target.zero, 0, spec.target.top)
+        if count not in self.combinations:
+            self.combinations[count] = spec.requantization(count)
+        return requantized(self.combinations[count], (total,), spec.target.zero, 0, spec.target.top)
 
 
 class Largest(nn.Module):

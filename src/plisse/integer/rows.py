@@ -20,6 +20,7 @@ HALVES = np.float32(
 )  # added to |x| < 2^22 it rounds, halves to even; the low bits are the integer
 FLOOR = np.float32(SMALLEST)
 BITS = np.dtype(np.uint32)
+CHUNK = 4096
 TOPS = {bits: np.float32(2 ** (bits - 1) - 1) for bits in range(2, 9)}
 
 
@@ -35,6 +36,26 @@ def rounded_rows(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     symbols, scale = np.empty(values.shape, np.int8), np.empty((len(values), 1), np.float32)
     _round(values, values.view(BITS), TOPS[bits], symbols, scale, scale.view(BITS))
     return torch.from_numpy(symbols), torch.from_numpy(scale)
+
+
+def rounded_values(x: Tensor, scale: float, zero: int, top: int) -> Tensor:
+    """Symbols round(x / scale) + zero, clipped to [0, top]: uint8 of the shape of `x`, images [N, C, H, W] in
+    channels-last memory order, which integer convolutions read.
+
+    >>> rounded_values(torch.tensor([0.0, 0.26, -9.0, 99.0]), 0.1, 128, 255).tolist()
+    [128, 131, 38, 255]
+    """
+    grid = np.float32(1.0 / scale), np.float32(-zero), np.float32(top - zero)
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    values = x.detach().permute(0, 2, 3, 1) if last else x.detach().contiguous()
+    if x.dim() != 4 or last:
+        symbols = torch.empty(values.shape, dtype=torch.uint8)
+        _round_all(values.numpy().reshape(-1), *grid, symbols.numpy().reshape(-1))
+    else:
+        n, c, h, w = x.shape
+        symbols = torch.empty((n, h, w, c), dtype=torch.uint8)
+        _round_images(values.numpy(), *grid, symbols.numpy())
+    return symbols.permute(0, 3, 1, 2) if x.dim() == 4 else symbols
 
 
 def rescale(total: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -62,6 +83,40 @@ def _round(values, bits, top, symbols, scale, scale_bits):  # type: ignore[no-un
             shifted[j] = values[i, j] * inverse + HALVES
         for j in range(columns):
             symbols[i, j] = shifted_bits[j]
+
+
+@njit(cache=True, nogil=True)
+def _shift(values, inverse, low, high, shifted):  # type: ignore[no-untyped-def]
+    """What has the symbols of `values` in its low bits."""
+    for j in range(len(values)):
+        value = values[j] * inverse
+        value = value if value > low else low
+        shifted[j] = (value if value < high else high) - low + HALVES
+
+
+@njit(cache=True, nogil=True)
+def _round_all(values, inverse, low, high, symbols):  # type: ignore[no-untyped-def]
+    shifted = np.empty(CHUNK, np.float32)
+    bits = shifted.view(np.int32)
+    for start in range(0, len(values), CHUNK):
+        part, out = values[start : start + CHUNK], symbols[start : start + CHUNK]
+        _shift(part, inverse, low, high, shifted)
+        for j in range(len(out)):
+            out[j] = bits[j]
+
+
+@njit(cache=True, nogil=True)
+def _round_images(values, inverse, low, high, symbols):  # type: ignore[no-untyped-def]
+    n, c, h, w = values.shape
+    shifted = np.empty(w, np.float32)
+    bits = shifted.view(np.int32)
+    for i in range(n):
+        for y in range(h):
+            for k in range(c):
+                _shift(values[i, k, y], inverse, low, high, shifted)
+                line = symbols[i, y, :, k]
+                for x in range(w):
+                    line[x] = bits[x]
 
 
 @njit(cache=True, nogil=True)
