@@ -1,0 +1,1 @@
+"""The reduced parameter space: see benchmarks/sphere/__main__.py."""

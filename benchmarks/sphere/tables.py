@@ -1,0 +1,147 @@
+"""The section of docs/results.md on the reduced parameter space."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+Data = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+
+def section(data: Data) -> str:
+    """All tables that `data` (benchmarks/results/sphere.json) has rows for."""
+    parts = {"training": training, "storage": storage, "order": order, "equivalence": equivalence}
+    return HEAD + "\n".join(render(data) for name, render in parts.items() if data.get(name))
+
+
+HEAD = "## Weights on the unit sphere (`python -m benchmarks.sphere`)\n\n"
+
+
+def training(data: Data) -> str:
+    rows = [
+        (
+            row["case"],
+            row["method"],
+            f"{row['rate']:g}",
+            *(_interval(row[key]) for key in ("median", "mean", "worst")),
+            _interval(row["mean_to_standard"], 2) if row["method"] != "standard" else "1",
+        )
+        for row in data["training"]
+    ]
+    first = data["training"][0]
+    text = f"""Training: {first["runs"]} runs of every method with the same AdamW, cosine schedule
+and {first["steps"]} steps; the learning rate is the one with the least median error on validation data,
+searched by factors of 3. Errors on test data (mean squared error; digits: share of wrong classes), with 95 %
+bootstrap intervals over the runs.
+
+"""
+    return text + _table(
+        ("function or data", "method", "rate", "median", "mean", "worst", "mean / standard"), rows
+    )
+
+
+def storage(data: Data) -> str:
+    rows = data["storage"]
+    lines = []
+    for network in _networks(rows):
+        for form in dict.fromkeys(row["form"] for row in rows):
+            cells = [_group(rows, network, form, bits) for bits in (4, 3, 2)]
+            lines.append((network, form, *(_bytes_and_score(cell) for cell in cells)))
+    text = """Storage: bytes of the file and accuracy of what it decodes to, batch norm folded, small tensors
+compacted, digits networks as means over three trainings. Observed: bounds from calibration inputs, so that
+neurons which never fired there are gone. One grid per fan-in: one factor for all steps of a network is chosen
+on calibration inputs.
+
+"""
+    return text + _table(("network", "form", "4 bits", "3 bits", "2 bits"), lines) + "\n" + equal(data)
+
+
+def equal(data: Data) -> str:
+    rows = data["equal_divergence"]
+    lines = []
+    for network in _networks(rows):
+        for form in rows[0]["bytes"]:
+            cells = []
+            for bits in (4, 3, 2):
+                shares = [
+                    row["bytes"][form] and row["bytes"][form] / next(iter(row["bytes"].values()))
+                    for row in rows
+                    if row["network"].startswith(network) and row["bits"] == bits
+                ]
+                cells.append("outside" if None in shares else f"{fmean(shares):.3f}x")
+            lines.append((network, form, *cells))
+    text = """Bytes at equal divergence of the outputs from those of the original, as a share of the file
+with scales per channel (interpolated between files of 2 to 6 bits):
+
+"""
+    return text + _table(("network", "form", "as 4 bits", "as 3 bits", "as 2 bits"), lines)
+
+
+def order(data: Data) -> str:
+    lines = [
+        (
+            f"{row['type']}, factors {'that are powers of two' if row['powers_of_two'] else 'of any kind'}",
+            *(f"{100 * row[name][key]:.2f} %" for name in ("plain", "canonical") for key in KEYS),
+        )
+        for row in data["order"]
+    ]
+    text = """Pruning after random rescaling of every hidden channel (digits network): share of weights at the
+same place in the order of magnitudes, and of equal decisions when half of the weights go.
+
+"""
+    head = ("weights", "plain: same place", "same decision", "canonical: same place", "same decision")
+    return text + _table(head, lines)
+
+
+KEYS = ("same_place", "same_half")
+
+
+def equivalence(data: Data) -> str:
+    keys = ("neurons", "dead", "constant", "clamped", "kept")
+    lines = [
+        (
+            f"{row['networks']} x {row['kind']}, {row['type']}",
+            f"{row['worst']:.1e}",
+            *(row[key] for key in keys),
+        )
+        for row in data["equivalence"]
+    ]
+    text = "Equivalence on random networks with wide thresholds: largest error by largest output.\n\n"
+    head = (
+        "networks",
+        "error",
+        "neurons",
+        "dead, removed",
+        "constant, removed",
+        "clamped",
+        "left for zero padding",
+    )
+    return text + _table(head, lines)
+
+
+def _networks(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(row["network"].partition(",")[0] for row in rows))
+
+
+def _group(rows: Rows, network: str, form: str, bits: int) -> Rows:
+    return [
+        row
+        for row in rows
+        if row["network"].startswith(network) and (row["form"], row["bits"]) == (form, bits)
+    ]
+
+
+def _bytes_and_score(rows: Rows) -> str:
+    return f"{fmean(row['bytes'] for row in rows):,.0f} B, {100 * fmean(row['score'] for row in rows):.2f} %"
+
+
+def _interval(values: list[float], digits: int = 3) -> str:
+    point, low, high = (f"{value:.{digits}g}" for value in values)
+    return f"{point} [{low}, {high}]"
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    from benchmarks.results import table  # which imports this module
+
+    return table(head, rows)
