@@ -30,13 +30,15 @@ from plisse.bitstream import modelfile
 from plisse.compress.finetune import ReestimateNorm, distilled
 from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
-from plisse.compress.quantize.aware.estimators import ElementwiseScaled
+from plisse.compress.quantize.aware.estimators import ElementwiseScaled, PolynomialStep, PowerStep
 from plisse.compress.quantize.aware.inputs import PACT, LearnedStep
+from plisse.compress.quantize.aware.interval import LearnedInterval
 from plisse.compress.quantize.aware.ramp import Stage
 from plisse.compress.quantize.aware.settings import Aware
 from plisse.compress.quantize.aware.train import train_quantized
 from plisse.compress.quantize.codebooks.binary import Binary
 from plisse.compress.quantize.codebooks.ternary import Ternary, TrainedTernary
+from plisse.compress.quantize.intervals import Intervals, Signs
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import MSE, MeanMagnitude
 from plisse.core.reparam import Reparametrized
@@ -87,15 +89,27 @@ def gradients() -> dict[str, Quantize]:
         "W2A2 LSQ+": quantize(2, changed(SHORT, inputs=LearnedStep(offset=True))),
         "W2A2 EWGS": quantize(2, changed(SHORT, estimator=ElementwiseScaled(0.1))),
         "W2A2 DoReFa": quantize(2, fixed, grid=DoReFa(2), activations=unit),
+        "W2A2 QIL": quantize(2, SHORT, grid=LearnedInterval(2), activations=Intervals(2, MeanMagnitude())),
+        "W2A2 ReSTE": quantize(2, changed(SHORT, estimator=PowerStep(2.0))),
     }
 
 
 def extremes() -> dict[str, Quantize]:
-    """Weights of one bit and of three values, inputs of four bits."""
+    """Weights of one bit and of three values, inputs of four bits; then both of one or two bits."""
+    step = dataclasses.replace(SHORT, estimator=PolynomialStep())
     return {
         "W1A4 binary weights": quantize(4, SHORT, grid=Binary()),
         "W2A4 ternary weights": quantize(4, SHORT, grid=Ternary()),
         "W2A4 trained ternary weights": quantize(4, SHORT, grid=TrainedTernary()),
+        "W1A1 Bi-Real, one shift per layer": quantize(
+            4, step, grid=Binary(), activations=Signs("tensor", "signed")
+        ),
+        "W1A1 shifts per channel": quantize(4, step, grid=Binary(), activations=Signs()),
+        "W1A1 shifts per channel, learned scales": quantize(
+            4, step, grid=Binary("learned"), activations=Signs()
+        ),
+        "W1A2 intervals": quantize(4, SHORT, grid=Binary(), activations=Intervals(2)),
+        "W2A1 shifts per channel": quantize(2, SHORT, activations=Signs()),
     }
 
 

@@ -16,9 +16,17 @@ from torch import Tensor, nn
 from plisse.bitstream import modelfile
 from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
-from plisse.compress.quantize.aware.estimators import Clipped, ElementwiseScaled, RandomRounding, SoftStep
+from plisse.compress.quantize.aware.estimators import (
+    Clipped,
+    ElementwiseScaled,
+    PolynomialStep,
+    PowerStep,
+    RandomRounding,
+    SoftStep,
+)
 from plisse.compress.quantize.aware.folded import FoldForTraining
 from plisse.compress.quantize.aware.inputs import PACT, LearnedStep, LogThreshold
+from plisse.compress.quantize.aware.interval import LearnedInterval
 from plisse.compress.quantize.aware.noise import AdditiveNoise, QuantNoise, Softened
 from plisse.compress.quantize.aware.oscillation import DampOscillating, FreezeOscillating
 from plisse.compress.quantize.aware.proximal import Proximal, Relaxed
@@ -28,6 +36,7 @@ from plisse.compress.quantize.aware.train import train_quantized
 from plisse.compress.quantize.codebooks.binary import Binary
 from plisse.compress.quantize.codebooks.ternary import Ternary, TrainedTernary
 from plisse.compress.quantize.fake import FakeQuantized
+from plisse.compress.quantize.intervals import Intervals, Signs
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import MeanMagnitude
 from plisse.compress.step import Chain, Step, chain
@@ -72,6 +81,10 @@ def aware(bits: int = 2, range=None, grid=None, symmetric=True, **settings) -> Q
     )
 
 
+def signs(activations, grid=Binary(), **settings) -> Quantize:
+    return replace(aware(grid=grid, **settings), activations=activations)
+
+
 VARIANTS: list[tuple[str, Step]] = [
     ("lsq", aware()),
     ("affine", aware(symmetric=False)),
@@ -95,6 +108,14 @@ VARIANTS: list[tuple[str, Step]] = [
     ("ramp", aware(ramp=(Stage(4, 10), Stage(3, 10, 0.01)))),
     ("ramp, pact", aware(ramp=(Stage(4, 10),), inputs=PACT(1e-3))),
     ("ramp, lsq+", aware(ramp=(Stage(4, 10),), inputs=LearnedStep(offset=True), symmetric=False)),
+    ("bi-real", signs(Signs("tensor", "signed"), estimator=PolynomialStep())),
+    ("react", signs(Signs(), estimator=PowerStep(2.0))),
+    ("one-bit inputs from zero", signs(Signs("channel", "unsigned"))),
+    ("adabin", signs(Signs("tensor", "free"), scale_lr=0.1)),
+    ("xnor++", signs(Signs(), grid=Binary("learned"), estimator=PolynomialStep())),
+    ("qil", signs(Intervals(3), grid=LearnedInterval(2))),
+    ("polynomial step", aware(estimator=PolynomialStep())),
+    ("power step", aware(estimator=PowerStep(2.0))),
     ("folded", chain(FoldForTraining(), aware(bits=3, lr=0.01))),
     ("dorefa", aware(grid=DoReFa(2), range=UnitInterval(), learn_step=False, lr=0.1)),
     ("binary", aware(grid=Binary())),
@@ -235,6 +256,10 @@ def test_offsets_are_learned_and_whole() -> None:
         lambda: PACT(-1.0),
         lambda: PACT(float("nan")),
         lambda: DoReFa(1),
+        lambda: LearnedInterval(1),
+        lambda: Intervals(9),
+        lambda: Signs("row"),
+        lambda: Signs(kind="odd"),
         lambda: QuantNoise(0.0),
         lambda: QuantNoise(0.5, 0),
         lambda: QuantNoise(1.5),

@@ -12,6 +12,8 @@ import torch
 from plisse.compress.quantize.aware.estimators import (
     Clipped,
     ElementwiseScaled,
+    PolynomialStep,
+    PowerStep,
     RandomRounding,
     SoftStep,
     StraightThrough,
@@ -33,6 +35,10 @@ def soft(x: float, temperature: float) -> float:
     return k * (1 - math.tanh(k * u) ** 2) / (2 * math.tanh(k / 2))
 
 
+def half_steps(x: float) -> float:
+    return max(2 * abs(x - math.floor(x) - 0.5), 1e-12)
+
+
 ESTIMATORS = [
     (StraightThrough(), lambda x, g: 1.0),
     (Clipped(), lambda x, g: float(abs(x) <= 1)),
@@ -43,6 +49,9 @@ ESTIMATORS = [
     (ElementwiseScaled(0.0), lambda x, g: 1.0),
     (SoftStep(0.5), lambda x, g: soft(x, 0.5)),
     (SoftStep(0.1), lambda x, g: soft(x, 0.1)),
+    (PolynomialStep(), lambda x, g: 2 - 2 * half_steps(x)),
+    (PowerStep(2.0), lambda x, g: min(10.0, 0.5 * half_steps(x) ** -0.5)),
+    (PowerStep(1.0), lambda x, g: 1.0),
     (RandomRounding(), lambda x, g: 1.0),
 ]
 MEMBERS = [estimator for estimator, _ in ESTIMATORS]
@@ -113,6 +122,8 @@ def test_weights_are_written_as_they_are_used_in_evaluation(estimator: Estimator
         lambda: Clipped(float("nan")),
         lambda: ElementwiseScaled(-0.1),
         lambda: ElementwiseScaled(2.1),
+        lambda: PowerStep(0.5),
+        lambda: PowerStep(2.0, 0.0),
         lambda: SoftStep(0.0),
         lambda: SoftStep(float("nan")),
         lambda: SoftStep(float("inf")),

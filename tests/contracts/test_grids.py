@@ -37,7 +37,7 @@ TABLES = [
     *(KMeans(2), KMeans(4), KMeans(5, iterations=0)),
 ]
 SCALED = [KMeans(3, granularity=PerChannel()), KMeans(4, granularity=PerGroup(16))]
-BINARY = [Binary(), Binary("one"), LossAwareBinary()]
+BINARY = [Binary(), Binary("one"), Binary("learned"), LossAwareBinary()]
 TERNARY = [Ternary(), Ternary(granularity=PerGroup(5)), TrainedTernary()]
 CODES = [BinaryCodes(1), BinaryCodes(2, "greedy"), BinaryCodes(3, "refined"), BinaryCodes(4)]
 VECTORS = [

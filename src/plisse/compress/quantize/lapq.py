@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.families import Nearest
 from plisse.compress.quantize.grids import bfloat16_through
@@ -72,8 +73,9 @@ class LAPQ:
 
     def _with(self, chosen: MSE) -> Quantize:
         how = self.quantize.activations
-        inputs = how if how is None or how.dynamic else replace(how, range=chosen)
-        return replace(self.quantize, range=chosen, activations=inputs, rounding=Nearest())
+        if isinstance(how, Activations) and not how.dynamic:
+            how = replace(how, range=chosen)
+        return replace(self.quantize, range=chosen, activations=how, rounding=Nearest())
 
 
 def divergence(model: nn.Module, batches: BatchList, wanted: list[Tensor], task: Task) -> float:

@@ -4,6 +4,8 @@ from plisse.compress.quantize.aware.dorefa import DoReFa, UnitInterval
 from plisse.compress.quantize.aware.estimators import (
     Clipped,
     ElementwiseScaled,
+    PolynomialStep,
+    PowerStep,
     RandomRounding,
     SoftStep,
     StraightThrough,
@@ -13,11 +15,13 @@ from plisse.compress.quantize.aware.inputs import (
     PACT,
     LearnedClip,
     LearnedScale,
+    LearnedShift,
     LearnedStep,
     LearnedZero,
     LogThreshold,
     learn_inputs,
 )
+from plisse.compress.quantize.aware.interval import LearnedInterval
 from plisse.compress.quantize.aware.noise import AdditiveNoise, QuantNoise
 from plisse.compress.quantize.aware.oscillation import DampOscillating, FreezeOscillating
 from plisse.compress.quantize.aware.proximal import Proximal, Relaxed
@@ -36,10 +40,14 @@ __all__ = [
     "FoldForTraining",
     "FreezeOscillating",
     "LearnedClip",
+    "LearnedInterval",
     "LearnedScale",
+    "LearnedShift",
     "LearnedStep",
     "LearnedZero",
     "LogThreshold",
+    "PolynomialStep",
+    "PowerStep",
     "Proximal",
     "QuantNoise",
     "RandomRounding",

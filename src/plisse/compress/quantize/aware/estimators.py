@@ -91,6 +91,37 @@ class SoftStep:
 
 
 @dataclass(frozen=True)
+class PolynomialStep:
+    """dQ/dx = 2 - 2 |u|, u being the distance to the nearest threshold in half steps, -1 to 1: the piecewise
+    polynomial of Bi-Real Net (Liu et al. 2018, section 3.3) at every threshold; for signs there is one."""
+
+    def round(self, value: Tensor) -> Tensor:
+        return _Sloped.apply(value, 2 - 2 * _half_steps(value))
+
+
+@dataclass(frozen=True)
+class PowerStep:
+    """ReSTE: the step as sign(u) |u|^(1/power), so dQ/dx = |u|^(1/power - 1) / power with u as above (Wu et
+    al. 2023, Estimator meets equilibrium, section 4). power 1 is straight through; its mean over a step is 1.
+
+    power: 1 to 10; the paper raises it from 1 to 3. largest: bound on the slope, which is infinite at u = 0.
+    """
+
+    power: float = 2.0
+    largest: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.power <= 10 and self.largest >= 1):
+            raise InputError(
+                str(self), expected="a power of 1 to 10, largest at least 1", hint="PowerStep(2.0)"
+            )
+
+    def round(self, value: Tensor) -> Tensor:
+        u = _half_steps(value).clamp_min(1e-12)
+        return _Sloped.apply(value, (u ** (1 / self.power - 1) / self.power).clamp_max(self.largest))
+
+
+@dataclass(frozen=True)
 class RandomRounding:
     """Rounds up with the probability that x lies above its floor: E[Q(x)] = x (Gupta et al. 2015). Straight
     through backward. Draws from torch's generator, which `fit` seeds in every step; networks that are
@@ -138,6 +169,12 @@ class _Given(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
+
+
+def _half_steps(value: Tensor) -> Tensor:
+    """Distance from the nearest threshold, 0 to 1; thresholds lie half way between whole numbers."""
+    with torch.no_grad():
+        return 2 * (value - torch.floor(value) - 0.5).abs()
 
 
 def _above_zero(name: str, value: float) -> None:

@@ -12,11 +12,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from plisse.compress.quantize.codebooks.onlevels import half_through
 from plisse.compress.quantize.fake import ScaleGradient
 from plisse.compress.quantize.grids import bfloat16_through
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
 from plisse.core.fakequant import InputQuantizer, round_through
+from plisse.core.inputinterval import InputInterval
 from plisse.core.reparam import Reparam, Reparametrized, plain
 from plisse.core.stored import Stored, raw
 from plisse.errors import InputError
@@ -184,6 +186,36 @@ class LearnedZero(Reparam):
         self.top = top
 
 
+class LearnedShift(Reparam):
+    """A threshold or an offset as a trained tensor, rounded to bfloat16. factor: of its gradient."""
+
+    def __init__(self, shift: Tensor, factor: float) -> None:
+        super().__init__()
+        self.shift, self.factor = nn.Parameter(shift.detach().clone()), factor
+
+    def forward(self) -> Tensor:
+        return half_through(ScaleGradient.apply(self.shift, self.factor), "bfloat16")
+
+    def stored(self) -> Stored:
+        return raw(self.forward().detach().cpu().numpy(), "bfloat16")
+
+
+def learned_interval(quantizer: InputInterval, size: int) -> dict[str, Reparam]:
+    """What computes the tensors of an `InputInterval` in training, by their names in it (QIL, Jung et al.
+    2019; for one bit ReActNet's thresholds, Liu et al. 2020). The width of one bit has no part in the
+    forward pass and stays."""
+    factor = (size * quantizer.top) ** -0.5
+    learned: dict[str, Reparam] = {
+        "scale": LearnedScale(quantizer.scale, factor),
+        "shift": LearnedShift(quantizer.shift, factor * max(quantizer.channels, 1) ** 0.5),
+    }
+    if quantizer.bits > 1:
+        learned["width"] = LearnedScale(quantizer.width, factor)
+    if quantizer.offset is not None:
+        learned["offset"] = LearnedShift(quantizer.offset, factor)
+    return learned
+
+
 def clipped_form(value: Tensor, scale: Tensor, zero: Tensor, top: float) -> Tensor:
     """PACT's form: the gradient is that of clip(x, -z s, (top - z) s), without the rounding."""
     clipped = torch.minimum(torch.maximum(value, -zero * scale), (top - zero) * scale)
@@ -202,9 +234,12 @@ def learn_inputs(model: Reparametrized, example: Inputs, how: InputLearning) -> 
     learned: dict[str, Reparam] = {}
     for name, size in _input_sizes(model, example).items():
         quantizer: Any = plain(model).get_submodule(name)
-        how.begin(quantizer)
-        for tensor, reparam in how.reparams(quantizer, size).items():
-            learned[f"{name}.{tensor}".lstrip(".")] = reparam
+        if isinstance(quantizer, InputInterval):
+            found = learned_interval(quantizer, size)
+        else:
+            how.begin(quantizer)
+            found = how.reparams(quantizer, size)
+        learned.update({f"{name}.{tensor}".lstrip("."): reparam for tensor, reparam in found.items()})
     return Reparametrized(model.model, {**model.reparams, **learned})
 
 
@@ -213,14 +248,19 @@ def input_quantizers(model: nn.Module) -> dict[str, InputQuantizer]:
     return {name: m for name, m in plain(model).named_modules() if isinstance(m, InputQuantizer)}
 
 
+def input_intervals(model: nn.Module) -> dict[str, InputInterval]:
+    """Every quantizer of inputs with thresholds of its own, by its dotted name."""
+    return {name: m for name, m in plain(model).named_modules() if isinstance(m, InputInterval)}
+
+
 def _input_sizes(model: nn.Module, example: Inputs) -> dict[str, int]:
-    """Values per sample that enter each InputQuantizer, by its name."""
+    """Values per sample that enter each quantizer with a fixed range, by its name."""
     sizes: dict[str, int] = {}
     handles = [
         module.register_forward_pre_hook(
             lambda _, inputs, name=name: sizes.update({name: inputs[0][0].numel()})  # type: ignore[misc]
         )
-        for name, module in input_quantizers(model).items()
+        for name, module in {**input_quantizers(model), **input_intervals(model)}.items()
     ]
     with modules.evaluating(model), torch.no_grad():
         call(model, example)

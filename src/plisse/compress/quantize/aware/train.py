@@ -16,7 +16,9 @@ from plisse.compress.quantize.aware.inputs import (
     LearnedClip,
     LearnedLogScale,
     LearnedScale,
+    LearnedShift,
     LearnedZero,
+    input_intervals,
     input_quantizers,
     learn_inputs,
 )
@@ -24,10 +26,12 @@ from plisse.compress.quantize.aware.noise import Softened, Softening
 from plisse.compress.quantize.aware.oscillation import DampOscillating, FreezeOscillating, rounding_energy
 from plisse.compress.quantize.aware.ramp import Stage, at_least, widths
 from plisse.compress.quantize.aware.settings import Aware
+from plisse.compress.quantize.codebooks.binary import Binarized
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.families import Estimator
 from plisse.core import modules
 from plisse.core.fakequant import on_grid
+from plisse.core.inputinterval import InputInterval
 from plisse.core.reparam import Reparam, Reparametrized
 from plisse.train.loop import fit
 from plisse.train.objectives import with_penalty
@@ -36,7 +40,7 @@ from plisse.train.run import Hook
 from plisse.train.task import Objective, Task
 
 After = Callable[[Stage, Reparametrized], None]
-SCALES = (LearnedScale, LearnedLogScale, LearnedClip, LearnedZero, FakeQuantized)
+SCALES = (LearnedScale, LearnedLogScale, LearnedClip, LearnedZero, LearnedShift, FakeQuantized)
 
 
 def train_quantized(
@@ -111,8 +115,10 @@ def _begin(model: Reparametrized, estimator: Estimator) -> None:
     if isinstance(estimator, StraightThrough):
         return
     for grid in model.modules():
-        if isinstance(grid, FakeQuantized):
+        if isinstance(grid, (FakeQuantized, Binarized)):
             grid.training_rounding = estimator.round
+    for interval in input_intervals(model).values():
+        interval.training_rounding = estimator.round
     for quantizer in input_quantizers(model).values():
         if quantizer.training_form is None:
             quantizer.training_form = partial(on_grid, rounding=estimator.round)
@@ -128,7 +134,7 @@ def _learning(model: Reparametrized) -> Reparametrized:
 
 def _ended(model: Any) -> Reparametrized:
     for module in model.modules():
-        if isinstance(module, FakeQuantized):
+        if isinstance(module, (FakeQuantized, Binarized, InputInterval)):
             module.training_rounding = None
     for quantizer in input_quantizers(model).values():
         quantizer.training_form = None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plisse.compress.quantize.codebooks.importance import spread_importance
 from plisse.compress.quantize.codebooks.onlevels import finite_values
+from plisse.compress.quantize.fake import ScaleGradient
 from plisse.compress.quantize.grids import bfloat16_through, spread
 from plisse.core.reparam import Reparam
 from plisse.core.stored import Levels, Stored
 from plisse.errors import InputError
 
-Scale = Literal["mean", "one"]
+Scale = Literal["mean", "one", "learned"]
+SCALES = ("mean", "one", "learned")
 
 
 class Binarized(Reparam):
@@ -23,7 +26,9 @@ class Binarized(Reparam):
 
     The sign's gradient is 1 where |x| <= clip, else 0 (straight-through, Hubara et al. 2016), so that of x is
     alpha times as much plus what comes through alpha, which follows x in training (Rastegari et al. 2016,
-    section 3.1). importance: d, in the shape of x, or None for all alike.
+    section 3.1), or is a parameter where learned, with its gradient times 1 / sqrt(n) for n values per
+    channel. importance: d, in the shape of x, or None for all alike. training_rounding: an estimator's, of
+    x / (2 clip) + 1/2, for the gradient of the sign in training.
     """
 
     importance: Tensor | None
@@ -32,10 +37,18 @@ class Binarized(Reparam):
         super().__init__()
         self.source, self.kind, self.clip = source, scale, clip
         self.register_buffer("importance", importance)
+        self.training_rounding: Callable[[Tensor], Tensor] | None = None
+        self.alpha: nn.Parameter | None = None
+        if scale == "learned":
+            values = source().detach().float()
+            self.alpha = nn.Parameter(self._mean(values))
+            self.alpha_gradient = (len(self.alpha) / values.numel()) ** 0.5
 
     def forward(self) -> Tensor:
         values = self.source().float()
         inside = values.clamp(-self.clip, self.clip)
+        if self.training and self.training_rounding is not None and torch.is_grad_enabled():
+            inside = 2 * self.clip * self.training_rounding(inside / (2 * self.clip) + 0.5)
         signs = _signs(values.detach()) + (inside - inside.detach())
         return signs if self.kind == "one" else signs * spread(self._alpha(values), values, 0)
 
@@ -48,6 +61,11 @@ class Binarized(Reparam):
         return Stored(symbols, tuple(values.shape), Levels(signs, alpha))
 
     def _alpha(self, values: Tensor) -> Tensor:
+        if self.alpha is not None:
+            return bfloat16_through(ScaleGradient.apply(self.alpha, self.alpha_gradient))
+        return self._mean(values)
+
+    def _mean(self, values: Tensor) -> Tensor:
         sizes = _rows(values.abs()).double()
         if self.importance is None:
             return bfloat16_through(sizes.mean(1).float())
@@ -63,10 +81,11 @@ class Binary:
 
     scale: "mean": alpha = mean |x| per channel, the best one in the sense of least squares (binary-weight
     networks, XNOR-Net; Bi-Real's weights are the same, its difference is in the activations' gradient);
-    "one": alpha = 1 (BinaryConnect: for networks trained so, followed by batch norm). clip: beyond it the
-    sign has no gradient, above 0.
+    "one": alpha = 1 (BinaryConnect: for networks trained so, followed by batch norm); "learned": a parameter
+    per channel that starts at the mean (XNOR-Net++). clip: beyond it the sign has no gradient, above 0.
 
-    Sources: Courbariaux et al. 2015; Rastegari et al. 2016, section 3.1; Liu et al. 2018.
+    Sources: Courbariaux et al. 2015; Rastegari et al. 2016, section 3.1; Liu et al. 2018; Bulat and
+    Tzimiropoulos 2019.
 
     >>> from plisse.core.reparam import Plain
     >>> Binary().quantized(Plain(torch.tensor([[0.5, -1.5], [0.0, 2.0]])))().detach()
@@ -78,8 +97,8 @@ class Binary:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.scale not in ("mean", "one"):
-            raise InputError(f"scale {self.scale!r}", expected="'mean' or 'one'")
+        if self.scale not in SCALES:
+            raise InputError(f"scale {self.scale!r}", expected=f"one of {', '.join(SCALES)}")
         _check_clip(self.clip)
 
     def quantized(self, source: Reparam) -> Reparam:

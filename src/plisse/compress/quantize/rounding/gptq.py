@@ -87,7 +87,7 @@ class GPTQ:
             hold = pinned(fake)
             symbols = torch.empty_like(weight)
             for group, rows in enumerate(rows_of(layer, weight)):
-                hessian = _damped(found.squares[group], self.damping)
+                hessian = damped(found.squares[group], self.damping)
                 target = weight[rows].flatten(1).double()
                 if self.follow:
                     cross = target @ found.cross[group]
@@ -130,7 +130,7 @@ def rounded_columns(
     return found[torch.argsort(first)].T
 
 
-def _damped(squares: Tensor, damping: float) -> Tensor:
+def damped(squares: Tensor, damping: float) -> Tensor:
     mean = squares.diagonal().mean().clamp_min(1e-12)
     return squares + damping * mean * torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
 
