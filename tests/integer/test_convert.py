@@ -48,6 +48,23 @@ class Mobile(nn.Module):
         return self.head(self.drop(y).view(x.size(0), -1))
 
 
+class Signal(nn.Module):
+    """Convolutions over time with stride, dilation, groups and a shortcut, and a mean over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(3, 8, 5, 2, 2)
+        self.second = nn.Conv1d(8, 8, 3, 1, 2, dilation=2, groups=4)
+        self.third, self.last = nn.Conv1d(8, 6, 1), nn.Linear(6, 4)
+        self.pool = nn.AdaptiveAvgPool1d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x.flatten(2)))
+        x = torch.relu(self.second(x) + x)
+        y = self.third(x)
+        return self.last(y.mean(-1) + self.pool(y).flatten(1))
+
+
 def plain_cnn() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.Hardtanh(),
@@ -66,6 +83,7 @@ CASES = {
     "projected": projected,
     "option A": lambda: CifarResNet(1, 4),
     "mobile": Mobile,
+    "signal": Signal,
 }
 
 

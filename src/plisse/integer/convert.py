@@ -52,9 +52,11 @@ def to_integer(
     extremes seen on the example and these. kernels: oneDNN's integer kernels, or (False) the reference in
     plain integer arithmetic. strict: refuse a network of which any operator stays in floating point.
 
-    Convolutional networks run in integers from the first rounding to the last accumulator. Networks that
-    cannot be traced (transformers) get their layers replaced: linear layers and embeddings compute in
-    integers and meet in floating point; in the reference also attention, softmax, GELU and layer norm.
+    Convolutional networks (over images or sequences) run in integers from the first rounding to the last
+    accumulator. Networks that cannot be traced (transformers) get their layers replaced: linear layers and
+    embeddings compute in integers and meet in floating point; in the reference also attention, softmax, GELU
+    and layer norm. Layers that read one tensor share its rounding. With kernels, weights of 4 MiB and more
+    are put in pages of 2 MiB where Linux has them.
 
     The result is for inference on the CPU. Warns (`StaysFloat`) and notes which operators stay in floating
     point. Raises GraphError for these under `strict`, and where no layer has an integer form; InputError for
@@ -143,7 +145,7 @@ def _fits(layer: Any) -> bool:
     quantizer = getattr(layer, "input_quantizer", None)
     if type(layer) is nn.Embedding:
         return layer.max_norm is None
-    if type(layer) is nn.Conv2d:
+    if type(layer) in (nn.Conv1d, nn.Conv2d):
         plainly = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         return plainly and isinstance(quantizer, InputQuantizer) and not hasattr(layer, "input_scale")
     if isinstance(quantizer, DynamicQuantizer):
@@ -155,9 +157,14 @@ def _weighted(layer: Any, weight: IntegerWeight, quantizer: InputQuantizer) -> W
     grid = Symbols(float(quantizer.scale.detach()), int(quantizer.zero_point), 2**quantizer.bits - 1)
     bias = None if layer.bias is None else layer.bias.detach().clone()
     window = None
-    if isinstance(layer, nn.Conv2d):
-        sizes: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-        window = Window(*sizes)
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        sizes: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        if isinstance(layer, nn.Conv1d):
+            sizes = [(first, *size) for first, size in zip((1, 1, 0, 1), sizes, strict=True)]
+            weight = IntegerWeight(weight.symbols.unsqueeze(2), weight.scale)
+        kernel, stride, padding, dilation = sizes
+        line = isinstance(layer, nn.Conv1d)
+        window = Window(kernel, stride, padding, dilation, layer.groups, line=line)
     return Weighted(weight, bias, grid, None, window)
 
 

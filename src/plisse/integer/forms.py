@@ -106,8 +106,8 @@ def form_of(node: fx.Node, root: nn.Module, values: Mapping[str, Kind], integer:
         return Moved(padded=True)
     if target is F.adaptive_avg_pool2d and len(shapes[0]) == 4:
         return _adaptive(node.args[1] if len(node.args) > 1 else node.kwargs["output_size"], shapes[0])
-    if target in (torch.mean, "mean") and len(shapes[0]) == 4:
-        return _mean(node)
+    if target in (torch.mean, "mean") and len(shapes[0]) in (3, 4):
+        return _mean(node, len(shapes[0]))
     return Plain(floating=True)
 
 
@@ -131,6 +131,8 @@ def _module_form(name: str, module: Any, shape: tuple[int, ...], integer: set[st
         return Pool(False, Window(kernel, stride, padding))
     if isinstance(module, nn.AdaptiveAvgPool2d) and len(shape) == 4:
         return _adaptive(module.output_size, shape)
+    if isinstance(module, nn.AdaptiveAvgPool1d) and len(shape) == 3 and module.output_size in (1, (1,)):
+        return Pool(False, None)
     return Plain(floating=not isinstance(module, OURS))
 
 
@@ -150,10 +152,12 @@ def _adaptive(size: Any, shape: tuple[int, ...]) -> Form:
     return Pool(False, Window(kernel, kernel))
 
 
-def _mean(node: fx.Node) -> Form:
+def _mean(node: fx.Node, dimensions: int) -> Form:
     axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-    if isinstance(axes, (list, tuple)) and sorted(int(str(a)) % 4 for a in axes) == [2, 3]:
+    listed = [axes] if isinstance(axes, int) else axes
+    places = [int(str(a)) % dimensions for a in listed] if isinstance(listed, (list, tuple)) else []
+    if sorted(places) == list(range(2, dimensions)):
         return Pool(False, None, keep=bool(keep))
     return Plain(floating=True)
 

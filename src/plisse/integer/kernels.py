@@ -52,7 +52,7 @@ class Convolve(nn.Module):
         assert spec.window is not None
         w = spec.window
         self.geometry = (list(w.stride), list(w.padding), list(w.dilation), w.groups)
-        self.source, self.added = spec.source, spec.added
+        self.source, self.added, self.line = spec.source, spec.added, w.line
         self.out = _Output(spec)
         scale = spec.weight.scale.float().contiguous()
         packed = onednn.qconv_prepack(
@@ -61,6 +61,12 @@ class Convolve(nn.Module):
         self.packed = Packed(packed, scale, None if spec.bias is None else spec.bias.float().contiguous())
 
     def forward(self, q: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        if not self.line:
+            return self._convolved(q, shortcut)
+        row = None if shortcut is None else shortcut.unsqueeze(-2)
+        return self._convolved(q.unsqueeze(-2), row).squeeze(-2)
+
+    def _convolved(self, q: Tensor, shortcut: Tensor | None) -> Tensor:
         p, out = self.packed, self.out
         given = (q, self.source.scale, self.source.zero, p.weight, p.scale, p.zeros)
         if shortcut is None or self.added is None:

@@ -47,7 +47,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Window:
-    """Where a convolution or a pool looks: kernel, stride, padding, dilation per axis, and groups."""
+    """Where a convolution or a pool looks: kernel, stride, padding, dilation per axis, and groups. line: over
+    sequences [N, C, T], taken as images of one row."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -55,6 +56,7 @@ class Window:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     ceil: bool = False
+    line: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class Average:
-    """Mean over windows, or over all pixels where `window` is None. `keep`: whether those axes stay."""
+    """Mean over windows, or over all pixels (or times) where `window` is None. `keep`: whether axes stay."""
 
     source: Symbols
     target: Symbols

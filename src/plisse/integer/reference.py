@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -109,7 +110,9 @@ class Accumulate(nn.Module):
         if window is None:
             return F.linear(centred, weight)
         wide = _spread(weight, window.dilation)  # torch has no dilated convolution of integers
-        return F.conv2d(centred, wide, None, window.stride, window.padding, 1, window.groups)
+        pixels = centred.unsqueeze(-2) if window.line else centred
+        total = F.conv2d(pixels, wide, None, window.stride, window.padding, 1, window.groups)
+        return total.squeeze(-2) if window.line else total
 
 
 class Add(nn.Module):
@@ -137,8 +140,8 @@ class Mean(nn.Module):
     def forward(self, q: Tensor) -> Tensor:
         spec, window = self.spec, self.spec.window
         if window is None:
-            count = q.shape[2] * q.shape[3]
-            total = q.sum((2, 3), keepdim=spec.keep, dtype=torch.int64) - count * spec.source.zero
+            axes, count = tuple(range(2, q.dim())), math.prod(q.shape[2:])
+            total = q.sum(axes, keepdim=spec.keep, dtype=torch.int64) - count * spec.source.zero
         else:
             count = window.kernel[0] * window.kernel[1]
             centred = q.to(torch.int64) - spec.source.zero
