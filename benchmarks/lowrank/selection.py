@@ -41,7 +41,7 @@ BASELINES: dict[str, Selector] = {
 }
 SEARCHES = {
     "resnet20": BeamSearch(),
-    "resnet56": BeamSearch(levels=(8,), fresh=1, batches=2, rounds=2),
+    "resnet56": BeamSearch(levels=(8,), fresh=1, batches=2, settle=0.2, rounds=2),
 }
 Row = dict[str, Any]
 
