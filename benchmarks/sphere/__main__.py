@@ -27,18 +27,18 @@ from plisse.train.tasks import open_task
 
 Record = dict[str, Any]
 PARTS = ("equivalence", "order", "storage", "training")
-RUNS, STEPS = 10, 1000
+RUNS, STEPS = 10, 500
 
 
 def equivalence(record: Record, small: bool) -> Record:
-    return {**record, "equivalence": storage.equivalence(10 if small else 100)}
+    return {"equivalence": storage.equivalence(10 if small else 50)}
 
 
 def order(record: Record, small: bool) -> Record:
     task = open_task("digits")
     model = storage.trained_digits(task, 0)
     kinds = ((torch.float64, False), (torch.float32, False), (torch.float32, True))
-    return {**record, "order": [storage.pruning_order(model, task, *kind) for kind in kinds]}
+    return {"order": [storage.pruning_order(model, task, *kind) for kind in kinds]}
 
 
 def with_storage(record: Record, small: bool, name: str) -> Record:
@@ -54,7 +54,7 @@ def with_storage(record: Record, small: bool, name: str) -> Record:
         task = open_task("cifar10")
         model = open_model("resnet20", weights=data_set("models", "cifar10_resnet20.safetensors"))
         rows += storage.compare_bytes("resnet20", model, task)
-    return {**record, "storage": rows, "equal_divergence": storage.at_equal_divergence(rows)}
+    return {"storage": rows, "equal_divergence": storage.at_equal_divergence(rows)}
 
 
 def with_case(record: Record, case: training.Case, small: bool) -> Record:
@@ -62,7 +62,7 @@ def with_case(record: Record, case: training.Case, small: bool) -> Record:
     found = training.compare(case, 4 if small else RUNS, 100 if small else STEPS)
     for row in found:
         print({key: row[key] for key in ("case", "method", "rate", "median", "worst", "seconds")}, flush=True)
-    return {**record, "training": [*rows, *found]}
+    return {"training": [*rows, *found]}
 
 
 def known(name: str, fresh: bool) -> Record:
@@ -76,28 +76,30 @@ def known(name: str, fresh: bool) -> Record:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="fewer runs and cases, no ResNet-20")
-    parser.add_argument("--only", choices=PARTS, help="one part, measured again")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
     chosen = parser.parse_args()
     name = "sphere_small" if chosen.small else "sphere"
     record = known(name, chosen.fresh)
+    write(name, record)
     wanted = (chosen.only,) if chosen.only else PARTS
 
     def keep(changed: Record) -> Record:
-        write(name, changed)
-        return changed
+        """Add to what is in the file by now."""
+        whole = {**known(name, False), **changed}
+        write(name, whole)
+        return whole
 
     for part, measure in (("equivalence", equivalence), ("order", order)):
-        if part in wanted and (part not in record or chosen.only):
+        if part in wanted and part not in record:
             record = keep(measure(record, chosen.small))
             print(record[part], flush=True)
     for case in training.cases(chosen.small) if "training" in wanted else ():
-        if chosen.only or case.name not in {row["case"] for row in record.get("training", [])}:
+        if case.name not in {row["case"] for row in record.get("training", [])}:
             record = keep(with_case(record, case, chosen.small))
     networks = ("digits", "resnet20") if data_folder() and not chosen.small else ("digits",)
     for network in networks if "storage" in wanted else ():
-        done = any(row["network"].startswith(network) for row in record.get("storage", []))
-        if chosen.only or not done:
+        if not any(row["network"].startswith(network) for row in record.get("storage", [])):
             record = keep(with_storage(record, chosen.small, network))
             print(*record["equal_divergence"], sep="\n", flush=True)
 

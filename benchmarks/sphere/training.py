@@ -36,8 +36,7 @@ LEAST_RATE, LARGEST_RATE = 1e-3, 1.0
 METHODS: dict[str, Method | None] = {
     "standard": None,
     "standard, start on the sphere": None,
-    "normalized, clamped": Normalized(),
-    "normalized, squashed": Normalized("squashed"),
+    "normalized": Normalized(),
     "projected": Projected(),
     "Riemannian": Riemannian(),
 }

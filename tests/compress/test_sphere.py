@@ -332,6 +332,13 @@ def test_bad_grids_are_refused(make):
         make()
 
 
+def test_weights_that_cannot_be_rounded_are_refused():
+    with pytest.raises(WeightsError, match="finite"):
+        SharedGrid(4).quantized(_plain(torch.tensor([[math.nan, 1.0]])))
+    with pytest.raises(InputError, match="without values"):
+        SharedGrid(4).quantized(_plain(torch.zeros(0, 3)))
+
+
 def test_rows_elsewhere_get_a_range_of_their_own():
     rows = 3 * F.normalize(torch.randn(4, 50, generator=torch.Generator().manual_seed(0)), dim=1)
     assert SharedGrid(4, elsewhere=PerChannel()).quantized(_plain(rows)).stored().grid.scale.size == 4

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from plisse.compress.quantize.codebooks.onlevels import finite_values
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.grids import Format, Granularity, PerTensor, check_bits
 from plisse.compress.quantize.ranges import MSE
@@ -47,8 +48,7 @@ class SharedGrid:
 
     def quantized(self, source: Reparam) -> Reparam:
         form = Format(self.bits)
-        with torch.no_grad():
-            values = source().detach()
+        values = finite_values(source)
         if not unit_rows(values):
             return FakeQuantized(source, form, self.elsewhere, MSE())
         step = gaussian_step(self.bits) * self.stretch / math.sqrt(values[0].numel())
