@@ -111,6 +111,14 @@ def test_interleaved_runs_every_one_equally_often_and_in_turns() -> None:
     assert timings["a"] / timings["a"] == 1.0
 
 
+def test_another_clock_can_be_read() -> None:
+    ticks = iter(range(100))
+    timing = interleaved({"a": nn.Identity()}, torch.zeros(1, 2), repeats=4, clock=lambda: 0.5 * next(ticks))[
+        "a"
+    ]
+    assert (timing.median, timing.spread) == (0.5, 0.0)
+
+
 def test_interleaved_needs_something_to_time() -> None:
     with pytest.raises(InputError):
         interleaved({}, torch.zeros(1))

@@ -63,11 +63,14 @@ def interleaved(
     repeats: int = REPEATS,
     warmup: int = WARMUP,
     threads: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time several networks in turns, so that the noise of the machine meets all of them alike.
 
     runnables: networks, prepared as in `latency`, or functions that are called with `example` as they are
-    (a session of another runtime). Every round runs each once; rounds alternate in direction.
+    (a session of another runtime). Every round runs each once; rounds alternate in direction. clock: gives
+    seconds; `time.process_time` counts only those that this process computed, over all its threads, which on
+    a machine with other work is the fairer clock for one thread.
     """
     if repeats < 1 or warmup < 0 or not runnables:
         raise InputError(f"repeats={repeats}, warmup={warmup}", expected="at least one of each to time")
@@ -80,9 +83,9 @@ def interleaved(
         for number in range(repeats):
             names = list(passes) if number % 2 == 0 else list(reversed(passes))
             for name in names:
-                start = time.perf_counter()
+                start = clock()
                 passes[name]()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
         used = torch.get_num_threads()
     return {name: _timing(values, used) for name, values in seconds.items()}
 
