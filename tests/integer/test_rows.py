@@ -88,6 +88,17 @@ def test_sums_are_rescaled_in_place(rows: int) -> None:
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_other_kinds_of_floating_point_are_taken(kind: torch.dtype, kernels: bool) -> None:
+    symbols = torch.randint(-127, 128, (3, 8), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+    layer = DynamicLinear(IntegerWeight(symbols, torch.full((3,), 0.01)), noise(3), kernels=kernels)
+    x = noise(2, 4, 8)
+    wanted = layer(x)
+    assert (layer(x.to(kind).requires_grad_()).float() - wanted).abs().max() < 0.02 * wanted.abs().max()
+    assert layer(x[:0]).shape == (0, 4, 3)
+
+
 class Heads(nn.Module):
     """Three layers on one tensor, a fourth on a tensor that was changed in between."""
 

@@ -64,14 +64,14 @@ class DynamicLinear(nn.Module):
         if zero is not None:
             total.addcmul_(zero, self.sums, value=-1)
         assert p.bias is not None
-        out = rescale(total, scale, p.bias) if self.kernels else torch.addcmul(p.bias, total, scale)
+        out = rescale(total, scale.float(), p.bias) if self.kernels else torch.addcmul(p.bias, total, scale)
         return out.reshape(*x.shape[:-1], self.out_features)
 
     def symbols(self, x: Tensor) -> Rounded:
         """Symbols of the rows of `x`, their scale [rows or 1, 1] and, where they are unsigned, zero point."""
         rows = (x if self.factor is None else x * self.factor).reshape(-1, self.in_features)
-        if self.kernels and self.symmetric and not self.whole and rows.dtype == torch.float32:
-            return *rounded_rows(rows, self.bits), None
+        if self.kernels and self.symmetric and not self.whole:
+            return *rounded_rows(rows.float(), self.bits), None
         axes = (0, 1) if self.whole else (1,)
         low, high = rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)
         if self.symmetric:
