@@ -3,16 +3,17 @@
 Which images are used for what:
 - choice of ranks (no labels): 512 of the 5,000 `val` images
 - training: the 40,000 `train` images, with their labels and with the original network as teacher
-- the strength of the penalty was chosen on `val`; scores, paired, are on the 1,017 lossless test images
+- schemes and the strength of the penalty were chosen on `val`
+- scores, paired, are on the 1,017 lossless test images
 
 Arms, for each network and share of numbers removed, with the same ranks and equally many batches in all:
 - stable rank: the whole network is trained with the penalty, truncated, fine-tuned (`Decompose`)
 - direct: truncated at once, fine-tuned (`Decompose(strength=0)`)
 
-A second table cuts ResNet-20 by tensor methods to equal sizes, without training and after a short one.
 Sizes are lengths of the files as written, with float32 numbers; scores are those of the decoded file. Rows
 that are there already are kept, so that a run can be continued; `--only` measures rows again whose name
-starts so. Run it with OMP_NUM_THREADS=1: batch norm aside, that is also how seconds are meant.
+starts so. Seconds are those of the processor, with OMP_NUM_THREADS=1. For tensor methods see
+benchmarks.lowrank_tensors.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from plisse.compress.decompose import Decompose
 from plisse.compress.finetune import distilled
 from plisse.compress.lowrank.beam import BeamSearch
 from plisse.compress.lowrank.problem import Ranks
+from plisse.compress.lowrank.schemes import Channel
 from plisse.compress.lowrank.selectors import EnergyPerParameter
 from plisse.compress.lowrank.stable_rank import tails
 from plisse.data.cifar10 import read_validation
@@ -47,15 +49,31 @@ from plisse.train.task import Task
 from plisse.train.tasks import IMAGENET, open_task
 
 BASE = Decompose(
-    strength=100.0, lr=0.02, temperature=4.0, hard=0.5, statistics=50, optimizer=SGD(weight_decay=1e-4)
+    select=EnergyPerParameter(),
+    strength=60.0,
+    lr=0.01,
+    temperature=4.0,
+    hard=0.5,
+    optimizer=SGD(weight_decay=1e-4),
 )
-R20 = dataclasses.replace(BASE, select=BeamSearch(width=1), steps=600, finetune=600)
-R56 = dataclasses.replace(BASE, select=EnergyPerParameter(), steps=400, finetune=300)
+R20 = dataclasses.replace(BASE, steps=250, finetune=250)
+R56 = dataclasses.replace(BASE, steps=120, finetune=120)
+SEARCHED = dataclasses.replace(
+    BASE,
+    select=BeamSearch(width=1),
+    scheme=Channel(),
+    whitened=False,
+    strength=100.0,
+    steps=600,
+    finetune=600,
+    lr=0.02,
+)
 RUNS: tuple[tuple[str, float, Decompose], ...] = (
-    ("resnet20", 0.6, R20),
+    ("resnet20", 0.6, SEARCHED),
     ("resnet56", 0.6, R56),
-    ("resnet20", 0.5, R20),
+    ("resnet20", 0.6, R20),
     ("resnet56", 0.8, R56),
+    ("resnet20", 0.5, R20),
 )
 ARMS = ("stable rank", "direct")
 SMALL_STEPS = 20
@@ -108,10 +126,11 @@ def arm(network: str, how: Decompose, ranks: Ranks) -> Row:
     model, task = original(network), cifar()
     taught = distilled(task, model, how.temperature, how.hard)
     began = time.process_time(), time.perf_counter()
-    whole = how.trained(model, taught, ranks)
+    penalty = how.penalty(model, task, ranks)
+    whole = how.trained(model, taught, penalty)
     pause = time.process_time(), time.perf_counter()
     on_way: Row = {
-        "tail": max(tails(whole, ranks, how.scheme).values()),
+        "tail": max(tails(whole, penalty).values()),
         "score_whole": evaluate(whole, task).score,
         "validation_whole": evaluate(whole, task, validation()).score,
     }
@@ -128,10 +147,15 @@ def arm(network: str, how: Decompose, ranks: Ranks) -> Row:
     return {**on_way, **seconds, **scored(network, tuned)}
 
 
+def title_of(network: str, ratio: float, how: Decompose) -> str:
+    kind = "whitened " if how.whitened else ""
+    return f"{network}, {ratio:.0%} removed, {kind}{type(how.scheme).__name__.lower()}"
+
+
 def run(network: str, ratio: float, how: Decompose, rows: Rows) -> None:
     """Both arms at the same ranks, and the difference between them."""
     how = dataclasses.replace(how, ratio=ratio)
-    name = f"{network}, {ratio:.0%} removed"
+    name = title_of(network, ratio, how)
     names = [f"{name}: {each}" for each in ARMS]
     if all(each in rows.found for each in names):
         return
@@ -145,7 +169,8 @@ def run(network: str, ratio: float, how: Decompose, rows: Rows) -> None:
             continue
         fields = dataclasses.replace(how, strength=strength)
         made = arm(network, fields, ranks)
-        about = {"select": str(how.select), "strength": strength, "batches": [how.steps, how.finetune]}
+        about = {"select": str(how.select), "scheme": str(how.scheme), "lr": how.lr, "strength": strength}
+        about |= {"batches": [how.steps, how.finetune]}
         about |= {"removed": problem.removed(ranks), "search_cpu_seconds": searching, "ranks": ranks}
         rows.add({"name": title, **about, **made})
     first, second = (answers(network, rows.found[each]) for each in names)
@@ -185,9 +210,8 @@ def main() -> None:
     for network, ratio, how in RUNS:
         if chosen.small:
             network, ratio = "resnet20", 0.5
-            quick = {"steps": SMALL_STEPS, "finetune": SMALL_STEPS, "statistics": 5}
-            how = dataclasses.replace(how, select=EnergyPerParameter(), **quick)
-        if f"{network}, {ratio:.0%} removed".startswith(chosen.only):
+            how = dataclasses.replace(R20, steps=SMALL_STEPS, finetune=SMALL_STEPS, statistics=5)
+        if title_of(network, ratio, how).startswith(chosen.only):
             run(network, ratio, how, rows)
 
 

@@ -13,9 +13,10 @@ from plisse.bitstream import modelfile
 from plisse.compress.decompose import Decompose
 from plisse.compress.lowrank.balance import Balance, balance, is_chain
 from plisse.compress.lowrank.beam import BeamSearch
-from plisse.compress.lowrank.factorize import Factorize
-from plisse.compress.lowrank.schemes import Spatial
+from plisse.compress.lowrank.factorize import Factorize, merged, truncated_weight
+from plisse.compress.lowrank.schemes import Channel, Scheme, Spatial
 from plisse.compress.lowrank.selectors import EnergyPerParameter, Uniform
+from plisse.compress.lowrank.spectrum import covariances, input_space, spectrum
 from plisse.compress.lowrank.stable_rank import Rising, StableRank, modified_stable_rank, tails
 from plisse.compress.notes import notes_of
 from plisse.compress.quantize.grids import Granularity, PerChannel, PerTensor
@@ -29,7 +30,7 @@ from plisse.networks.open import open_model
 from plisse.train.run import State
 from plisse.train.task import Task, classification, cross_entropy
 
-PLAIN = Decompose(0.5, Uniform(), steps=0, finetune=0, statistics=0)
+PLAIN = Decompose(0.5, Uniform(), Channel(), whitened=False, steps=0, finetune=0, statistics=0)
 
 
 def net() -> nn.Module:
@@ -76,20 +77,73 @@ def test_without_training_it_is_the_truncation_at_the_selected_ranks() -> None:
     assert any("layers decomposed" in note for note in notes_of(small))
 
 
-def test_training_with_the_penalty_empties_the_tails_and_makes_the_cut_harmless() -> None:
+@pytest.mark.parametrize("scheme", [Channel(), Spatial()], ids=str)
+@pytest.mark.parametrize("whitened", [False, True], ids=["plain", "whitened"])
+def test_training_with_the_penalty_empties_the_tails_and_makes_the_cut_harmless(
+    scheme: Scheme, whitened: bool
+) -> None:
     model, problem = net(), task()
-    how = Decompose(0.6, Uniform(), strength=60.0, steps=150, finetune=0, statistics=0, precision="32-true")
+    how = Decompose(
+        0.6, Uniform(), scheme, whitened, strength=60.0, steps=150, finetune=0, statistics=0,
+        precision="32-true",
+    )  # fmt: skip
     ranks = Uniform().ranks(how.problem(model, problem), 0.6)
-    before = tails(model, ranks, how.scheme)
-    trained = how.trained(model, problem, ranks)
-    after = tails(trained, ranks, how.scheme)
-    assert min(before.values()) > 0.5
+    penalty = how.penalty(model, problem, ranks)
+    before = tails(model, penalty)
+    trained = how.trained(model, problem, penalty)
+    after = tails(trained, penalty)
+    assert min(before.values()) > 0.1
     assert max(after.values()) < 0.02
     cut = how.truncated(trained, problem, ranks)
     with torch.no_grad():
         whole, low = trained(problem.example), cut(problem.example)
         reference, direct = (each(problem.example) for each in (model, how.truncated(model, problem, ranks)))
     assert float(problem.divergence(whole, low)) < 0.01 * float(problem.divergence(reference, direct))
+
+
+def correlated() -> tuple[nn.Conv2d, Task]:
+    torch.manual_seed(5)
+    x = torch.einsum("nihw,ij->njhw", torch.randn(16, 8, 6, 6), torch.randn(8, 8) ** 3)
+    batches = BatchList((Batch(x, torch.zeros(16, dtype=torch.long)),))
+    return nn.Conv2d(8, 16, 3, stride=2, padding=1), classification("one", x, batches, batches, batches)
+
+
+@pytest.mark.parametrize("scheme", [Channel(), Spatial()], ids=str)
+def test_whitened_factors_lose_less_at_the_output_of_correlated_inputs(scheme: Scheme) -> None:
+    layer, problem = correlated()
+    model, errors = nn.Sequential(layer), []
+    for whitened in (False, True):
+        with torch.no_grad():
+            small = Factorize({"0": 5}, scheme, whitened)(model, problem)
+            errors.append(float((small(problem.example) - model(problem.example)).square().sum()))
+    assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("scheme", [Channel(), Spatial()], ids=str)
+def test_whitening_at_full_rank_changes_nothing(scheme: Scheme) -> None:
+    layer, problem = correlated()
+    seen = covariances(nn.Sequential(layer), {"0": layer}, problem.calibration, scheme)["0"]
+    found = spectrum(layer, scheme, seen)
+    weight = truncated_weight(layer, found, len(found.values), scheme)
+    assert torch.allclose(weight, layer.weight, atol=1e-4)
+
+
+def test_the_space_of_inputs_gives_back_their_covariance() -> None:
+    torch.manual_seed(6)
+    root = torch.randn(5, 5, dtype=torch.float64)
+    space = input_space(root @ root.T)
+    assert torch.allclose(space @ space.T, root @ root.T)
+    assert bool(torch.isfinite(input_space(torch.zeros(3, 3))).all())
+
+
+def test_a_kernel_of_one_place_is_a_matrix_in_both_schemes() -> None:
+    torch.manual_seed(7)
+    model, x = nn.Sequential(nn.Conv2d(8, 12, 1, stride=2)), torch.randn(2, 8, 5, 5)
+    for scheme in (Channel(), Spatial()):
+        small = Factorize({"0": 3}, scheme)(model, task())
+        assert [layer.stride for layer in small[0]] == [(2, 2), (1, 1)]
+        with torch.no_grad():
+            assert torch.allclose(small(x), merged(small, model, scheme)(x), atol=1e-5)
 
 
 def test_strength_zero_trains_equally_long_after_the_cut() -> None:
@@ -114,7 +168,7 @@ def test_fine_tuning_brings_the_factors_back_towards_the_original() -> None:
     assert scored[1] < 0.5 * scored[0]
 
 
-@pytest.mark.parametrize("scheme", [Decompose().scheme, Spatial()], ids=str)
+@pytest.mark.parametrize("scheme", [Channel(), Spatial()], ids=str)
 def test_what_it_makes_comes_back_from_its_file(scheme: Any) -> None:
     model = open_model("resnet20", seed=1)
     x = torch.randn(2, 3, 32, 32)

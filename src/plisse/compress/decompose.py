@@ -14,8 +14,9 @@ from plisse.compress.lowrank.balance import balance
 from plisse.compress.lowrank.beam import BeamSearch
 from plisse.compress.lowrank.factorize import Factorize
 from plisse.compress.lowrank.problem import Problem, pose
-from plisse.compress.lowrank.schemes import LAYERS, Channel, Scheme
+from plisse.compress.lowrank.schemes import LAYERS, Scheme, Spatial
 from plisse.compress.lowrank.selectors import Selector
+from plisse.compress.lowrank.spectrum import covariances, input_space
 from plisse.compress.lowrank.stable_rank import Rising, StableRank, tails
 from plisse.compress.notes import notes_of, with_notes
 from plisse.core import modules
@@ -33,10 +34,11 @@ class Decompose:
     stable rank as a penalty until it has them, truncate, measure batch norm anew, fine-tune the factors.
 
     ratio: the one knob, share of the numbers of all decomposable layers that goes, 0 to below 1. select: how
-    ranks are chosen; `BeamSearch()` looks at what the network loses and takes minutes (hours above some
-    thirty layers), `EnergyPerParameter()` looks at singular values alone and takes none. scheme, whitened:
-    as in `Factorize`. ignore: layers, or parts of the network, that stay whole, beside the first and the
-    last layer.
+    ranks are chosen; `BeamSearch()` looks at what the network loses and takes minutes (more for deep
+    networks), `EnergyPerParameter()` looks at singular values alone and takes none. scheme, whitened: as in
+    `Factorize`; with `whitened`, values are those of the weight times the inputs that calibration shows, in
+    the choice, the penalty and the cut alike. ignore: layers, or parts of the network, that stay whole,
+    beside the first and the last layer.
 
     steps: batches of training with the penalty, whose weight lambda rises over the first half. strength:
     lambda * lr * steps, which is what counts: 20 to 70 empties the tails with SGD and momentum; less leaves
@@ -64,14 +66,14 @@ class Decompose:
 
     ratio: float = 0.5
     select: Selector = field(default_factory=BeamSearch)
-    scheme: Scheme = field(default_factory=Channel)
-    whitened: bool = False
+    scheme: Scheme = field(default_factory=Spatial)
+    whitened: bool = True
     ignore: tuple[str, ...] = ()
-    strength: float = 40.0
+    strength: float = 60.0
     every: int = 1
     steps: int = 300
     finetune: int = 300
-    lr: float = 0.02
+    lr: float = 0.01
     temperature: float = 2.0
     hard: float = 0.0
     statistics: int = 50
@@ -99,8 +101,9 @@ class Decompose:
         problem = self.problem(model, task)
         ranks = self.select.ranks(problem, self.ratio)
         taught = distilled(task, model, self.temperature, self.hard)
-        low = self.trained(problem.model, taught, ranks)
-        left = max(tails(low, ranks, self.scheme).values(), default=0.0)
+        penalty = self.penalty(problem.model, task, ranks)
+        low = self.trained(problem.model, taught, penalty)
+        left = max(tails(low, penalty).values(), default=0.0)
         cut = self.truncated(low, task, ranks)
         notes = (*problem.notes, *_others(problem.model), *notes_of(cut))
         tuned = balance(self.tuned(cut, taught)).train(model.training)
@@ -115,12 +118,19 @@ class Decompose:
         """Whether there is a training before the cut."""
         return self.strength > 0 and self.steps > 0
 
-    def trained(self, model: nn.Module, task: Task, ranks: Mapping[str, int]) -> nn.Module:
+    def penalty(self, model: nn.Module, task: Task, ranks: Mapping[str, int]) -> StableRank:
+        """The modified stable rank at `ranks`, of what inputs make use of where `whitened`."""
+        layers = {name: model.get_submodule(name) for name in ranks}
+        seen = covariances(model, layers, task.calibration, self.scheme) if self.whitened else {}
+        spaces = {name: input_space(covariance).float() for name, covariance in seen.items()}
+        return StableRank(dict(ranks), self.scheme, spaces=spaces)
+
+    def trained(self, model: nn.Module, task: Task, penalty: StableRank) -> nn.Module:
         """The whole network after training on `task.objective` with the penalty; a copy where none is due."""
         network = modules.clone(baked(model))
-        if self.empties and ranks:
+        if self.empties and penalty.ranks:
             weight = self.strength / (self.lr * self.steps)
-            rising = Rising(task.objective, StableRank(dict(ranks), self.scheme), weight, self.every)
+            rising = Rising(task.objective, penalty, weight, self.every)
             fit(
                 network,
                 rising,

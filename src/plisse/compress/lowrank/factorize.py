@@ -24,7 +24,7 @@ class Factorize:
 
     ranks: layer name to rank, at least 1. Layers that are not named stay whole, as do those whose factors
     would hold no fewer numbers (a note says so). scheme: Channel() or Spatial(). whitened: weigh directions
-    by how much the calibration inputs use them (Channel() only). The network is baked first.
+    by how much the calibration inputs use them. The network is baked first.
     Raises InputError for a name that is no layer, a rank below 1, or a layer that the scheme cannot take.
 
     >>> from plisse.core.batch import BatchList
@@ -44,8 +44,6 @@ class Factorize:
     whitened: bool = False
 
     def __post_init__(self) -> None:
-        if self.whitened and not isinstance(self.scheme, Channel):
-            raise InputError(f"whitened factors for {self.scheme}", expected="scheme Channel()")
         for name, rank in self.ranks.items():
             if rank < 1:
                 raise InputError(f"rank {rank} for {name!r}", expected="at least 1")
@@ -53,7 +51,7 @@ class Factorize:
     def __call__(self, model: nn.Module, task: Task) -> nn.Module:
         network = modules.clone(baked(model))
         layers = {name: self._layer(network, name) for name in self.ranks}
-        seen = covariances(network, layers, task.calibration) if self.whitened else {}
+        seen = covariances(network, layers, task.calibration, self.scheme) if self.whitened else {}
         found = {name: spectrum(layer, self.scheme, seen.get(name)) for name, layer in layers.items()}
         return factorized(network, self.ranks, found, self.scheme)
 

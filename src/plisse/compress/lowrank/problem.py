@@ -54,7 +54,7 @@ def pose(
     layers, notes = decomposable(network, scheme, ignore)
     if not layers:
         raise GraphError("no layer that two factors could make smaller", expected=f"one; {'; '.join(notes)}")
-    seen = covariances(network, layers, task.calibration) if whitened else {}
+    seen = covariances(network, layers, task.calibration, scheme) if whitened else {}
     spectra = {name: spectrum(layer, scheme, seen.get(name)) for name, layer in layers.items()}
     return Problem(network, task, scheme, spectra, notes)
 

@@ -75,11 +75,9 @@ class Channel:
 @dataclass(frozen=True)
 class Spatial:
     """M = [C_out K_h, C_in K_w]: a 1 x K_w convolution to r channels, then a K_h x 1 one (scheme 2; Jaderberg
-    et al. 2014). Linear layers are as in Channel."""
+    et al. 2014). Linear layers and 1 x 1 kernels are as in Channel."""
 
     def reason(self, layer: nn.Module) -> str | None:
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
-            return "a 1 x 1 kernel has no two directions; use Channel()"
         return _unfit(layer)
 
     def matrix(self, layer: Any) -> Tensor:
@@ -90,7 +88,7 @@ class Spatial:
         return weight.permute(0, 2, 1, 3).reshape(out * height, into * width)  # rows (o, kh), columns (i, kw)
 
     def pair(self, layer: Any, first: Tensor, second: Tensor) -> nn.Sequential:
-        if isinstance(layer, nn.Linear):
+        if _is_matrix(layer):
             return Channel().pair(layer, first, second)
         (height, width), rank = layer.kernel_size, first.shape[0]
         padding = layer.padding if isinstance(layer.padding, str) else None
@@ -108,10 +106,14 @@ class Spatial:
         return _filled(layer, thin, first, wide, columns)
 
     def merged(self, pair: nn.Sequential, layer: Any) -> Tensor:
-        if isinstance(layer, nn.Linear):
+        if _is_matrix(layer):
             return Channel().merged(pair, layer)
         first, second = _weights(pair)  # [r, i, 1, kw], [o, r, kh, 1]
         return torch.einsum("riw,orh->oihw", first[:, :, 0], second[:, :, :, 0])
+
+
+def _is_matrix(layer: Any) -> bool:
+    return isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1)
 
 
 def _unfit(layer: nn.Module) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plisse.compress.lowrank.schemes import Channel, Scheme
+from plisse.compress.lowrank.schemes import Channel, Scheme, Spatial
 from plisse.compress.names import without
 from plisse.core import modules
 from plisse.core.batch import Batches, call
@@ -72,10 +72,17 @@ def spectrum(layer: nn.Module, scheme: Scheme | None = None, covariance: Tensor 
     matrix = (scheme or Channel()).matrix(layer).detach().double().cpu()
     if covariance is None:
         return Spectrum(*_svd(matrix))
+    space = input_space(covariance)
+    left, values, right = _svd(matrix @ space)
+    return Spectrum(left, values, right @ (space / space.square().sum(0)).T)
+
+
+def input_space(covariance: Tensor) -> Tensor:
+    """S [b, b], float64, with S S^T the covariance: inputs are S times white noise, so ||M S|| is what a
+    matrix M puts out. Directions without energy get a little, so that S can be inverted."""
     energies, directions = torch.linalg.eigh(covariance.double().cpu())
-    root = energies.clamp_min(FLOOR * float(energies.clamp_min(0).mean().clamp_min(1e-30))).sqrt()
-    left, values, right = _svd(matrix @ directions * root)
-    return Spectrum(left, values, right / root @ directions.T)
+    floor = FLOOR * float(energies.clamp_min(0).mean().clamp_min(1e-30))
+    return directions * energies.clamp_min(floor).sqrt()
 
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,9 +123,13 @@ def spectrum_sides(scheme: Scheme, layer: nn.Module) -> tuple[int, int, int]:
     return rows, columns, (rows * columns - 1) // (rows + columns)
 
 
-def covariances(model: nn.Module, layers: Mapping[str, Any], batches: Batches) -> dict[str, Tensor]:
-    """E[x x^T] [b, b], float64, of what the columns of the Channel matrix of each layer meet: the features of
-    a linear layer, the patches of a convolution. A layer that no batch reaches is left out.
+def covariances(
+    model: nn.Module, layers: Mapping[str, Any], batches: Batches, scheme: Scheme | None = None
+) -> dict[str, Tensor]:
+    """E[x x^T] [b, b], float64, of what the columns of the scheme's matrix of each layer meet: the features
+    of a linear layer, the patches of a convolution (Channel), or its patches of one row (Spatial, whose
+    second factor then adds several rows up: a fit to each row, not to their sum). A layer that no batch
+    reaches is left out.
 
     Raises InputError for inputs that are not finite.
     """
@@ -126,7 +137,7 @@ def covariances(model: nn.Module, layers: Mapping[str, Any], batches: Batches) -
     counts: dict[str, int] = {}
 
     def add(name: str, layer: Any, value: Tensor) -> None:
-        rows = _columns(layer, value.detach().float())
+        rows = _columns(layer, value.detach().float(), isinstance(scheme, Spatial))
         if not bool(torch.isfinite(rows).all()):
             raise InputError(f"calibration inputs of {name!r} that are not finite", expected="finite numbers")
         sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
@@ -146,13 +157,19 @@ def covariances(model: nn.Module, layers: Mapping[str, Any], batches: Batches) -
     return {name: total / counts[name] for name, total in sums.items()}
 
 
-def _columns(layer: Any, value: Tensor) -> Tensor:
-    """Inputs as rows [n, b] that meet the columns of the weight matrix."""
+def _columns(layer: Any, value: Tensor, one_row: bool) -> Tensor:
+    """Inputs as rows [n, b] that meet the columns of the weight matrix; one_row: those of a 1 x K kernel."""
     if isinstance(layer, nn.Linear):
         return value.reshape(-1, value.shape[-1])
-    padding = layer._reversed_padding_repeated_twice
+    padding, shape = (
+        list(layer._reversed_padding_repeated_twice),
+        [layer.kernel_size, layer.dilation, layer.stride],
+    )
+    if one_row:
+        padding, shape = [*padding[:2], 0, 0], [(1, each[1]) for each in shape]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = nn.functional.pad(value, padding, mode=mode)
-    patches = nn.functional.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)  # [N, b, P]
+    kernel, dilation, stride = shape
+    patches = nn.functional.unfold(padded, kernel, dilation, 0, stride)  # [N, b, P]
     rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
     return rows[:: max(1, math.ceil(rows.shape[0] / 100_000))]

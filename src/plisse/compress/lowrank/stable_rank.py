@@ -71,19 +71,31 @@ def stable_rank(matrix: Tensor) -> Tensor:
 class StableRank:
     """The penalty for `train.objectives.with_penalty`: the modified stable ranks of the named layers, added.
 
-    ranks: layer name to target rank. scheme: which matrix is meant.
+    ranks: layer name to target rank. scheme: which matrix M is meant. spaces: for the layers named there,
+    M S instead (see `spectrum.input_space`), so that only what inputs make use of counts.
     """
 
     ranks: Ranks
     scheme: Scheme = Channel()  # noqa: RUF009
     power: float = 1.0
+    spaces: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module) -> Tensor:
-        terms = [
-            modified_stable_rank(_matrix(self.scheme, model.get_submodule(name)), rank, self.power)
+        return torch.stack(list(self.terms(model).values())).sum()
+
+    def terms(self, model: nn.Module) -> dict[str, Tensor]:
+        """The modified stable rank of every named layer."""
+        return {
+            name: modified_stable_rank(self._matrix(model, name), rank, self.power)
             for name, rank in self.ranks.items()
-        ]
-        return torch.stack(terms).sum()
+        }
+
+    def _matrix(self, model: nn.Module, name: str) -> Tensor:
+        matrix = self.scheme.matrix(model.get_submodule(name))
+        if name not in self.spaces:
+            return matrix
+        with torch.autocast(matrix.device.type, enabled=False):
+            return matrix.float() @ self.spaces[name].to(matrix.device, torch.float32)
 
 
 @dataclass(eq=False)
@@ -117,15 +129,7 @@ class Rising:
         self.share = 0.0 if following % self.every else self.every * rise
 
 
-def tails(model: nn.Module, ranks: Mapping[str, int], scheme: Scheme) -> dict[str, float]:
-    """The modified stable rank of every named layer as it is now."""
+def tails(model: nn.Module, penalty: StableRank) -> dict[str, float]:
+    """The modified stable rank of every layer of `penalty` as it is now."""
     with torch.no_grad():
-        return {
-            name: float(modified_stable_rank(_matrix(scheme, model.get_submodule(name)), rank))
-            for name, rank in ranks.items()
-        }
-
-
-def _matrix(scheme: Scheme, layer: Any) -> Tensor:
-    """As scheme.matrix, with the gradient."""
-    return scheme.matrix(layer)
+        return {name: float(term) for name, term in penalty.terms(model).items()}
