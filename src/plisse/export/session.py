@@ -81,6 +81,7 @@ def open_session(
     runtime = optional("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # threads wait idly between runs
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
