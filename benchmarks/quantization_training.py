@@ -202,10 +202,10 @@ def main() -> None:
         print(found, flush=True)
         write(name, {"network": "resnet20", "rows": list(rows.values())})
 
-    if "W2A2" not in rows:
+    if "W2A2" not in rows and chosen.only in (None, "W4A4", "W3A3", "W2A2"):
         ramp(shortened(RAMP) if chosen.small else RAMP, done)
     for variant, step in list(variants().items())[: 2 if chosen.small else None]:
-        if variant in rows:
+        if variant in rows or (chosen.only and chosen.only != variant):
             continue
         aware = shortened(step.aware) if chosen.small else step.aware
         clock = Clock()

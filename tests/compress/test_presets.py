@@ -143,6 +143,22 @@ def test_transformers_shrink_and_compute_nearly_the_same(preset: Chain, words: T
     assert any(isinstance(module, kinds) for module in plain(made).modules())
 
 
+def test_ternary_transformers_have_three_values_and_learn(words: Task) -> None:
+    torch.manual_seed(0)
+    net = Sentence("attention").eval()
+    made, taught = (presets.ternarybert(steps, lr=0.05)(net, words) for steps in (0, 30))
+    for model in (made, taught):
+        reparams = model.reparams  # type: ignore[union-attr]
+        weights = [reparams[name].stored().symbols for name in modules.weight_names(net)]  # type: ignore[index, operator, union-attr]
+        assert all(set(symbols.flatten().tolist()) <= {0, 1, 2} for symbols in weights)
+        assert written_bytes(model, net, "made") < 0.4 * float_bytes(net)
+    losses = [
+        sum(float(words.objective(model.eval(), batch).total.detach()) for batch in words.train)
+        for model in (made, taught)
+    ]
+    assert losses[1] < losses[0]
+
+
 def test_presets_are_values() -> None:
     assert presets.convnet(4, 4) == presets.convnet(4, 4) != presets.convnet(8, 8)
     assert "PerTensor" in dump_recipe(presets.q8bert())

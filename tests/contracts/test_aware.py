@@ -32,8 +32,10 @@ from plisse.compress.quantize.aware.oscillation import DampOscillating, FreezeOs
 from plisse.compress.quantize.aware.proximal import Proximal, Relaxed
 from plisse.compress.quantize.aware.ramp import Stage
 from plisse.compress.quantize.aware.settings import Aware
+from plisse.compress.quantize.aware.softer import AlphaBlending, LossAware, Staircase
 from plisse.compress.quantize.aware.train import train_quantized
-from plisse.compress.quantize.codebooks.binary import Binary
+from plisse.compress.quantize.codebooks.binary import Binary, LossAwareBinary
+from plisse.compress.quantize.codebooks.lossaware import LossAwareTernary
 from plisse.compress.quantize.codebooks.ternary import Ternary, TrainedTernary
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.intervals import Intervals, Signs
@@ -103,6 +105,10 @@ VARIANTS: list[tuple[str, Step]] = [
     ("additive noise", aware(soften=AdditiveNoise(0.5))),
     ("proximal", aware(soften=Proximal(0.05))),
     ("relaxed", aware(soften=Relaxed(1.0, 0.6))),
+    ("staircase", aware(soften=Staircase())),
+    ("alpha blending", aware(soften=AlphaBlending(0.7))),
+    ("loss-aware binary", aware(grid=LossAwareBinary(), soften=LossAware())),
+    ("loss-aware ternary", aware(grid=LossAwareTernary(), soften=LossAware(0.9))),
     ("freeze", aware(oscillation=FreezeOscillating(0.1, 0.1))),
     ("damp", aware(oscillation=DampOscillating(1e-3))),
     ("ramp", aware(ramp=(Stage(4, 10), Stage(3, 10, 0.01)))),
@@ -264,6 +270,9 @@ def test_offsets_are_learned_and_whole() -> None:
         lambda: QuantNoise(0.5, 0),
         lambda: QuantNoise(1.5),
         lambda: AdditiveNoise(-0.1),
+        lambda: LossAware(1.0),
+        lambda: Staircase(0.0),
+        lambda: AlphaBlending(0.0),
         lambda: Proximal(0.0),
         lambda: Proximal(float("inf")),
         lambda: Relaxed(1.0, 0.0),

@@ -17,7 +17,8 @@ from plisse.compress.quantize.codebooks.binary import Binary, LossAwareBinary
 from plisse.compress.quantize.codebooks.codes import BinaryCodes
 from plisse.compress.quantize.codebooks.floats import MX, Float, Microscaling
 from plisse.compress.quantize.codebooks.kmeans import KMeans
-from plisse.compress.quantize.codebooks.levels import AdditivePowersOfTwo, Logarithmic, NormalFloat
+from plisse.compress.quantize.codebooks.levels import AdditivePowersOfTwo, Logarithmic, Lookup, NormalFloat
+from plisse.compress.quantize.codebooks.lossaware import LossAwareTernary
 from plisse.compress.quantize.codebooks.ternary import Ternary, TrainedTernary
 from plisse.compress.quantize.codebooks.vectors import ProductQuantization, ResidualQuantization
 from plisse.compress.quantize.grids import PerBlock, PerChannel, PerGroup, PerTensor
@@ -33,12 +34,13 @@ TABLES = [
     *(AdditivePowersOfTwo(2), AdditivePowersOfTwo(4), AdditivePowersOfTwo(6, 3, PerTensor(), True)),
     *(NormalFloat(4, 16), NormalFloat(3, 0, search=True), NormalFloat(2, 7, learn_scale=True)),
     *(Float(4, 3), Float(5, 2, granularity=None), Float(2, 1, PerBlock(2, 4)), Float(3, 0, search=True)),
+    *(Lookup(), Lookup((-0.2, 0.0, 0.1), None), Lookup(granularity=PerGroup(16), search=False)),
     *(Microscaling(), Microscaling(MX[6], 7), Microscaling(MX[8], 16), Microscaling(Float(5, 2), 4)),
     *(KMeans(2), KMeans(4), KMeans(5, iterations=0)),
 ]
 SCALED = [KMeans(3, granularity=PerChannel()), KMeans(4, granularity=PerGroup(16))]
 BINARY = [Binary(), Binary("one"), Binary("learned"), LossAwareBinary()]
-TERNARY = [Ternary(), Ternary(granularity=PerGroup(5)), TrainedTernary()]
+TERNARY = [LossAwareTernary(), Ternary(), Ternary(granularity=PerGroup(5)), TrainedTernary()]
 CODES = [BinaryCodes(1), BinaryCodes(2, "greedy"), BinaryCodes(3, "refined"), BinaryCodes(4)]
 VECTORS = [
     *(ProductQuantization(1, 3), ProductQuantization(4, 4), ProductQuantization(9, 6)),
@@ -207,7 +209,9 @@ def test_error_does_not_grow_with_bits(family):
     assert errors[-1] < 0.8 * errors[0]
 
 
-@pytest.mark.parametrize("grid", [KMeans(3), SCALED[0], LossAwareBinary(), *VECTORS[1:4:2]], ids=str)
+@pytest.mark.parametrize(
+    "grid", [KMeans(3), SCALED[0], LossAwareBinary(), LossAwareTernary(), *VECTORS[1:4:2]], ids=str
+)
 class TestImportance:
     def test_takes_it_per_value_or_per_input_channel(self, grid):
         values = some_values((12, 4, 3, 3))
@@ -236,7 +240,13 @@ class TestImportance:
 @pytest.mark.parametrize(
     "make",
     [
-        *(lambda: Logarithmic(1), lambda: AdditivePowersOfTwo(9), lambda: AdditivePowersOfTwo(4, 0)),
+        *(
+            lambda: Logarithmic(1),
+            lambda: Lookup(()),
+            lambda: Lookup((0.0,)),
+            lambda: AdditivePowersOfTwo(9),
+            lambda: AdditivePowersOfTwo(4, 0),
+        ),
         *(lambda: NormalFloat(1), lambda: NormalFloat(4, -3), lambda: Float(0, 3), lambda: Float(4, 8)),
         *(lambda: Microscaling(block=0), lambda: KMeans(12), lambda: KMeans(4, -1)),
         *(
@@ -245,7 +255,12 @@ class TestImportance:
             lambda: Binary("two"),
             lambda: Binary(clip=0),
         ),
-        *(lambda: LossAwareBinary(-1.0), lambda: Ternary(-0.1), lambda: TrainedTernary(1.0)),
+        *(
+            lambda: LossAwareBinary(-1.0),
+            lambda: LossAwareTernary(0),
+            lambda: Ternary(-0.1),
+            lambda: TrainedTernary(1.0),
+        ),
         *(lambda: ProductQuantization(0), lambda: ProductQuantization(4, 13)),
         *(lambda: ResidualQuantization(4, 4, 0), lambda: ResidualQuantization(4, 4, 2, -1)),
     ],

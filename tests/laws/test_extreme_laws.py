@@ -10,8 +10,11 @@ from plisse.bitstream import modelfile
 from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware.estimators import PolynomialStep, PowerStep, StraightThrough
 from plisse.compress.quantize.aware.interval import LearnedInterval
+from plisse.compress.quantize.aware.softer import Softstairs
 from plisse.compress.quantize.codebooks.binary import Binary, LossAwareBinary
 from plisse.compress.quantize.codebooks.kmeans import KMeans
+from plisse.compress.quantize.codebooks.lossaware import LossAwareTernary
+from plisse.compress.quantize.codebooks.ternary import Ternary
 from plisse.compress.quantize.codebooks.vectors import ProductQuantization
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.grids import Format, PerTensor
@@ -162,3 +165,20 @@ def test_importance_is_found_for_every_layer_and_refused_where_nothing_is_fitted
     for grid in (None, Binary()):
         with pytest.raises(InputError, match="importance"):
             Quantize(grid=grid, importance=InputEnergy())
+
+
+def test_loss_aware_ternary_loses_no_more_than_any_fixed_threshold() -> None:
+    values, worth = some(4, 60), some(4, 60, seed=1).square()
+    found = LossAwareTernary(30).quantized(Plain(values), worth)().detach()
+    lost = (worth * (found - values).square()).sum(1)
+    for share in (0.3, 0.5, 0.7, 0.9):
+        other = Ternary(share).quantized(Plain(values))().detach()
+        assert bool((lost <= (worth * (other - values).square()).sum(1) * 1.02).all())
+
+
+def test_a_staircase_goes_from_a_line_to_steps() -> None:
+    grid = FakeQuantized(Plain(some(3, 50)), Format(3), PerTensor(), MinMax())
+    exact, rounded = grid.source(), grid()
+    soft, hard = (Softstairs(grid, k).softened(exact, rounded).detach() for k in (0.01, 5000.0))
+    assert float((soft - exact).detach().abs().max()) < 1e-3 * float(exact.abs().max().detach())
+    assert float(((hard - rounded).abs() < 1e-5).float().mean()) > 0.99

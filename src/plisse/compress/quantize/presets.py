@@ -13,6 +13,7 @@ from plisse.compress.equalize import Equalize
 from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware import Aware
+from plisse.compress.quantize.codebooks.ternary import Ternary
 from plisse.compress.quantize.grids import Granularity, PerChannel, PerGroup, PerTensor, check_bits
 from plisse.compress.quantize.mixed.curvature import HessianTrace
 from plisse.compress.quantize.mixed.mixed import MixedPrecision
@@ -93,6 +94,24 @@ def qbert(bits: float = 3, group: int = 128, sensitivity: Sensitivity | None = N
             ranges=(MSE(),),
             activations=Activations(8, MovingAverage(0.99)),
             sweeps=0,
+        )
+    )
+
+
+def ternarybert(steps: int = 0, lr: float = 2e-3) -> Chain:
+    """TernaryBERT (Zhang et al. 2020): weights and embeddings of three values by TWN's threshold, one scale
+    per row (the paper has one per matrix for linear layers), inputs of linear layers at 8 bits, min-max.
+
+    steps: batches of training aware of rounding on the task's objective; 0 trains nothing, which costs most
+    of the score. lr: its peak. The teacher is the task's: `distilled(...)` gives the paper's last term; its
+    terms on hidden states and attention maps are left out. For LAT, the paper's other way, the grid is
+    `LossAwareTernary()` with `Aware(soften=LossAware())`.
+    """
+    return chain(
+        Quantize(
+            grid=Ternary(),
+            activations=Activations(8, MinMax()),
+            aware=Aware(steps=steps, lr=lr) if steps else None,
         )
     )
 

@@ -27,11 +27,13 @@ from plisse.compress.quantize.aware.oscillation import DampOscillating, FreezeOs
 from plisse.compress.quantize.aware.proximal import Proximal, Relaxed
 from plisse.compress.quantize.aware.ramp import Stage
 from plisse.compress.quantize.aware.settings import Aware
+from plisse.compress.quantize.aware.softer import AlphaBlending, LossAware, Staircase
 from plisse.compress.quantize.aware.train import train_quantized
 
 __all__ = [
     "PACT",
     "AdditiveNoise",
+    "AlphaBlending",
     "Aware",
     "Clipped",
     "DampOscillating",
@@ -46,6 +48,7 @@ __all__ = [
     "LearnedStep",
     "LearnedZero",
     "LogThreshold",
+    "LossAware",
     "PolynomialStep",
     "PowerStep",
     "Proximal",
@@ -54,6 +57,7 @@ __all__ = [
     "Relaxed",
     "SoftStep",
     "Stage",
+    "Staircase",
     "StraightThrough",
     "UnitInterval",
     "learn_inputs",

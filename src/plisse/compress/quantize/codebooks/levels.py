@@ -14,6 +14,7 @@ from plisse.core.reparam import Reparam
 from plisse.errors import InputError
 
 LOWEST_POWER = -125
+MOST = 4096
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,40 @@ class NormalFloat:
         values, levels = finite_values(source), normal_levels(self.bits)
         scale = fitted_scale(values, levels, self._units(), self.search)
         return OnLevels(source, levels, scale, self.group, learn_scale=self.learn_scale)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Levels of your own: x^ = s level[nearest(x / s)], the general form of a grid that is not uniform.
+
+    levels: 1 to 4,096 numbers, rounded to 16 bits. granularity: which values share a scale, of least squared
+    error, or (search=False) such that the largest magnitude falls on the largest level; None for none.
+    exact_zero: where 0 is among them.
+
+    >>> from plisse.core.reparam import Plain
+    >>> Lookup((-1.0, 0.0, 0.25, 2.0), None).quantized(Plain(torch.tensor([0.2, -3.0])))().detach()
+    tensor([ 0.2500, -1.0000])
+    """
+
+    levels: tuple[float, ...] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+    granularity: Granularity | None = field(default_factory=PerChannel)
+    search: bool = True
+    learn_scale: bool = False
+
+    def __post_init__(self) -> None:
+        finite = all(abs(level) < 2.0**127 for level in self.levels)
+        if not (1 <= len(self.levels) <= MOST and finite and any(self.levels)):
+            raise InputError(
+                f"{len(self.levels)} levels", expected=f"1 to {MOST} finite numbers, not all zero"
+            )
+
+    def quantized(self, source: Reparam) -> Reparam:
+        values = finite_values(source)
+        levels = halves(torch.tensor(self.levels)).unique()
+        if self.granularity is None:
+            return OnLevels(source, levels)
+        scale = fitted_scale(values, levels, self.granularity, self.search)
+        return OnLevels(source, levels, scale, self.granularity.group, learn_scale=self.learn_scale)
 
 
 def additive_levels(bits: int, k: int) -> Tensor:
