@@ -24,7 +24,7 @@ from plisse.compress.sphere.units import find_units
 from plisse.compress.step import Step, chain
 from plisse.core import modules
 from plisse.core.batch import Batch, BatchList
-from plisse.core.origin import origin_of
+from plisse.core.origin import Origin, origin_of
 from plisse.core.reparam import plain
 from plisse.networks.build import build
 from plisse.train.evaluate import evaluate
@@ -68,11 +68,8 @@ def chosen_stretch(model: nn.Module, task: Task, bits: int) -> float:
 
 
 def trained_digits(task: Task, seed: int) -> nn.Module:
-    """The built-in digits network, trained for 300 steps with weight decay."""
-    from plisse.networks.open import open_model
-
-    torch.manual_seed(seed)
-    model = open_model("digits_cnn")
+    """The built-in digits network from another start each, trained for 300 steps with weight decay."""
+    model = build(Origin("builtin", "digits_cnn"), seed=seed)
     optimizer = AdamW(lr=3e-3, weight_decay=0.01)
     fit(model, task.objective, task.train, steps=300, optimizer=optimizer, seed=seed)
     return model
