@@ -76,15 +76,19 @@ def variants() -> dict[str, Quantize]:
 
 
 def gradients() -> dict[str, Quantize]:
-    """Two bits for weights and inputs: how steps are found and what gradient rounding has."""
+    """Two bits for weights and inputs: how steps are found and what gradient rounding has.
+
+    Learned steps start where LSQ has them, 2 E|x| / sqrt(q_max), but for the row "from MSE"; fixed ones are
+    those of least squared error.
+    """
+    squares = {"range": MSE(), "activations": Activations(2, MSE())}
     changed = dataclasses.replace
     fixed = changed(SHORT, learn_step=False)
     unit = Activations(2, UnitInterval())
     return {
         "W2A2 LSQ": quantize(2, SHORT),
-        "W2A2 fixed steps (straight through)": quantize(
-            2, fixed, range=MSE(), activations=Activations(2, MSE())
-        ),
+        "W2A2 fixed steps (straight through)": quantize(2, fixed, **squares),
+        "W2A2 LSQ from MSE": quantize(2, SHORT, **squares),
         "W2A2 PACT inputs": quantize(2, changed(SHORT, inputs=PACT(1e-3))),
         "W2A2 LSQ+": quantize(2, changed(SHORT, inputs=LearnedStep(offset=True))),
         "W2A2 EWGS": quantize(2, changed(SHORT, estimator=ElementwiseScaled(0.1))),
