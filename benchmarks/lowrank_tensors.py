@@ -43,7 +43,7 @@ STEPS: dict[str, Step] = {
     "block term, 4 groups": TensorDecompose(BlockTerm(4), RATIO),
     "CP": TensorDecompose(CP(), RATIO),
 }
-TUNING = FineTune(150, lr=0.01, optimizer=SGD(weight_decay=1e-4))
+TUNING = FineTune(40, lr=0.01, optimizer=SGD(weight_decay=1e-4))
 BATCHES = 30
 
 
