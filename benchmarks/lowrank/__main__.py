@@ -4,7 +4,8 @@ Layers are truncated by the plain singular value decomposition, scheme Channel()
 in the rows with "whitened", directions are weighed by the calibration inputs, for every selector alike.
 Which images are used for what:
 - choice of ranks (no labels): the task's 512 `val` images; no more than 256 of them for ResNet-56
-- settings of the search were chosen on 2,048 other `val` images
+- settings of the search: trials on 512 `val` images, compared on 2,048 other ones; those for ResNet-56 by
+  their cost alone
 - score, paired with the original and with the beam search: the 1,017 lossless test images
 - "renormed": the same networks after batch norm was measured on 640 `train` images, every selector alike
 
