@@ -43,7 +43,8 @@ class Decompose:
     steps: batches of training with the penalty, whose weight lambda rises over the first half. strength:
     lambda * lr * steps, which is what counts: 20 to 70 empties the tails with SGD and momentum; less leaves
     some of them to be cut, more costs accuracy that fine-tuning must bring back. 0 is plain
-    truncate-and-fine-tune, with all `steps + finetune` batches after the cut. every: see `Rising`.
+    truncate-and-fine-tune, with all `steps + finetune` batches after the cut; in trainings of some hundred
+    batches it did as well or better (benchmarks/lowrank_training.py). every: see `Rising`.
     finetune: batches after the truncation. Both may be 0. The original network is the teacher in both (see
     `distilled`; hard: weight of the labels, 0 needs none). lr: peak rate of both trainings. statistics:
     batches that batch norm is measured on after the cut, and after fine-tuning. Other fields as for `fit`.
