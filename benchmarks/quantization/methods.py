@@ -117,7 +117,8 @@ def encoder(setting: Setting) -> Methods:
         group=32, symmetric=False, rounding=Reconstruct(steps=150, start=GPTQ(samples=128))
     )
     for name, grid in _grids(setting.weights, PerGroup(64)).items():
-        methods[name] = steps(grid=grid)
+        if not isinstance(grid, (ProductQuantization, ResidualQuantization)):  # an hour for 22 M weights
+            methods[name] = steps(grid=grid)
     return methods
 
 

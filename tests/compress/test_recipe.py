@@ -20,6 +20,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "Aware": {"steps": 3},
     "Stage": {"bits": 3, "steps": 4},
     "Factorize": {"ranks": {"0": 2}},
+    "LearnedPrecision": {"mean_bits": 4},
+    "SearchedPrecision": {"mixed": MixedPrecision("bytes=0.1x")},
 }
 
 

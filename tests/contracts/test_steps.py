@@ -17,9 +17,13 @@ from plisse.compress.prune.patterns import NM, Channels
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware import Aware, FoldForTraining
+from plisse.compress.quantize.compensate import Compensate
 from plisse.compress.quantize.grids import PerBlock, PerGroup
+from plisse.compress.quantize.incoherent import Incoherent
 from plisse.compress.quantize.lapq import LAPQ
+from plisse.compress.quantize.mixed.learned import LearnedPrecision
 from plisse.compress.quantize.mixed.mixed import MixedPrecision
+from plisse.compress.quantize.mixed.search import SearchedPrecision
 from plisse.compress.quantize.output import OutputMSE
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import MinMax
@@ -27,6 +31,9 @@ from plisse.compress.quantize.rated import RateQuantize
 from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.recipe import STEPS, dump_recipe, parse_recipe
 from plisse.compress.smooth import ActivationAware, Smooth
+from plisse.compress.sphere.canonicalize import Canonicalize
+from plisse.compress.sphere.domain import Unbounded
+from plisse.compress.sphere.shared import SharedGrid
 from plisse.compress.split import SplitOutliers
 from plisse.compress.step import chain
 from plisse.core.batch import Batch, BatchList, call
@@ -42,6 +49,7 @@ CASES = [
     Quantize(bits=4, aware=Aware(steps=3)),
     RateQuantize({"0.weight": 0.1, "4.weight": 0.05}, rounding="trellis"),
     chain(RateQuantize({"0.weight": 0.1}), BiasCorrection()),
+    chain(RateQuantize({"0.weight": 0.1, "4.weight": 0.05}), Compensate(samples=32)),
     FineTune(steps=3, lr=0.01),
     ReestimateNorm(batches=2),
     FoldBatchNorm(),
@@ -58,6 +66,10 @@ CASES = [
     MixedPrecision("bytes=0.3x", bits=(2, 4, 8)),
     chain(FoldForTraining(), FineTune(steps=2)),
     Factorize({"4": 2}, whitened=True),
+    LearnedPrecision(4, search=Aware(steps=3)),
+    SearchedPrecision(MixedPrecision("bytes=0.5x", bits=(2, 4, 8)), rounds=2, samples=3),
+    chain(Incoherent(), Quantize(bits=3)),
+    chain(FoldBatchNorm(), Canonicalize(Unbounded()), Quantize(grid=SharedGrid(3))),
 ]
 
 

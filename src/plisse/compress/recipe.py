@@ -20,20 +20,32 @@ from plisse.compress.quantize.codebooks.binary import Binary, LossAwareBinary
 from plisse.compress.quantize.codebooks.codes import BinaryCodes
 from plisse.compress.quantize.codebooks.floats import Float, Microscaling
 from plisse.compress.quantize.codebooks.kmeans import KMeans
-from plisse.compress.quantize.codebooks.levels import AdditivePowersOfTwo, Logarithmic, NormalFloat
+from plisse.compress.quantize.codebooks.levels import AdditivePowersOfTwo, Logarithmic, Lookup, NormalFloat
+from plisse.compress.quantize.codebooks.lossaware import LossAwareTernary
 from plisse.compress.quantize.codebooks.ternary import Ternary, TrainedTernary
 from plisse.compress.quantize.codebooks.vectors import ProductQuantization, ResidualQuantization
+from plisse.compress.quantize.compensate import Compensate
 from plisse.compress.quantize.families import Nearest
 from plisse.compress.quantize.grids import PerBlock, PerChannel, PerGroup, PerTensor
+from plisse.compress.quantize.importance import Curvature, InputEnergy
+from plisse.compress.quantize.incoherent import Incoherent
+from plisse.compress.quantize.intervals import Intervals, Signs
 from plisse.compress.quantize.lapq import LAPQ
 from plisse.compress.quantize.mixed.curvature import Fisher, HessianTrace, Itself, Labels, SampledLabels
+from plisse.compress.quantize.mixed.eigenvalue import HessianEigenvalue
+from plisse.compress.quantize.mixed.learned import LearnedPrecision
 from plisse.compress.quantize.mixed.mixed import MixedPrecision
+from plisse.compress.quantize.mixed.search import SearchedPrecision
 from plisse.compress.quantize.mixed.sensitivity import Perturbation
+from plisse.compress.quantize.mixed.widths import BitPlanes, Blend, LearnedRange
 from plisse.compress.quantize.output import OutputMSE
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.rated import RateQuantize
 from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.smooth import ActivationAware, Smooth
+from plisse.compress.sphere.canonicalize import Canonicalize
+from plisse.compress.sphere.domain import Box, CalibrationBox, Observed, Unbounded
+from plisse.compress.sphere.shared import SharedGrid
 from plisse.compress.split import SplitOutliers
 from plisse.compress.step import Chain, Step, chain
 from plisse.core.config import from_data, to_data
@@ -42,32 +54,39 @@ from plisse.train.optimizers import SGD, AdamW
 from plisse.train.schedules import Constant, Cosine, Cubic
 
 STEPS: tuple[type, ...] = (
-    *(Prune, Quantize, RateQuantize, MixedPrecision, LAPQ, CompactSmall),
+    *(Prune, Quantize, RateQuantize, MixedPrecision, LearnedPrecision, SearchedPrecision, LAPQ, CompactSmall),
     *(Factorize, FineTune, ReestimateNorm, aware.FoldForTraining),
-    *(FoldBatchNorm, AbsorbStatistics, Equalize, Smooth, ActivationAware, SplitOutliers),
-    *(BiasCorrection, AnalyticBiasCorrection),
+    *(FoldBatchNorm, AbsorbStatistics, Equalize, Smooth, ActivationAware, SplitOutliers, Incoherent),
+    Canonicalize,
+    *(Compensate, BiasCorrection, AnalyticBiasCorrection),
 )
 PRUNING: tuple[type, ...] = (Unstructured, NM, Channels, OneShot, Gradual)
 GRIDS: tuple[type, ...] = (
     *(PerTensor, PerChannel, PerGroup, PerBlock),
     *(Logarithmic, AdditivePowersOfTwo, NormalFloat, Float, Microscaling, KMeans, BinaryCodes),
-    *(Binary, LossAwareBinary, Ternary, TrainedTernary, ProductQuantization, ResidualQuantization),
+    *(Binary, LossAwareBinary, Ternary, TrainedTernary, LossAwareTernary, ProductQuantization),
+    *(ResidualQuantization, Lookup, SharedGrid, InputEnergy, Curvature),
 )
 RANGES: tuple[type, ...] = (
     *(ranges.MinMax, ranges.Percentile, ranges.MSE, ranges.Entropy, ranges.ACIQ),
     *(ranges.MovingAverage, ranges.PowerOfTwo, ranges.MeanMagnitude, Activations),
+    *(Signs, Intervals, Box, CalibrationBox, Observed, Unbounded),
 )
 ROUNDINGS: tuple[type, ...] = (
     *(Nearest, rounding.Stochastic, rounding.AdaRound, rounding.AdaQuant, rounding.GPTQ),
-    *(rounding.Reconstruct, OutputMSE),
+    *(rounding.Reconstruct, rounding.AdditiveCodes, OutputMSE),
 )
 AWARE: tuple[type, ...] = (
     *(aware.Aware, aware.Stage, aware.StraightThrough, aware.Clipped, aware.ElementwiseScaled),
     *(aware.SoftStep, aware.RandomRounding, aware.LearnedStep, aware.PACT, aware.LogThreshold),
     *(aware.QuantNoise, aware.AdditiveNoise, aware.Proximal, aware.Relaxed, aware.DoReFa),
-    *(aware.FreezeOscillating, aware.DampOscillating),
+    *(aware.FreezeOscillating, aware.DampOscillating, aware.LearnedInterval, aware.PolynomialStep),
+    *(aware.PowerStep, aware.LossAware, aware.Staircase, aware.AlphaBlending),
 )
-SENSITIVITIES: tuple[type, ...] = (Perturbation, HessianTrace, Fisher, Itself, SampledLabels, Labels)
+SENSITIVITIES: tuple[type, ...] = (
+    *(Perturbation, HessianTrace, HessianEigenvalue, Fisher, Itself, SampledLabels, Labels),
+    *(Blend, LearnedRange, BitPlanes),
+)
 TRAINING: tuple[type, ...] = (SGD, AdamW, Cosine, Constant, Cubic)
 VALUES = (*PRUNING, Channel, Spatial, *GRIDS, *RANGES, *ROUNDINGS, *AWARE, *SENSITIVITIES, *TRAINING)
 TYPES = {kind.__name__: kind for kind in (*STEPS, *VALUES)}

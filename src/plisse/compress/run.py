@@ -13,6 +13,7 @@ from plisse.bitstream import modelfile
 from plisse.compress.correct import BiasCorrection
 from plisse.compress.finetune import FineTune, ReestimateNorm
 from plisse.compress.notes import notes_of
+from plisse.compress.quantize.compensate import Compensate
 from plisse.compress.result import StepRow, TensorRow
 from plisse.compress.step import Step
 from plisse.core.config import is_default
@@ -26,7 +27,7 @@ from plisse.networks.build import build
 from plisse.train.evaluate import evaluate
 from plisse.train.task import Task
 
-REPAIRS = (FineTune, ReestimateNorm, BiasCorrection)
+REPAIRS = (FineTune, ReestimateNorm, BiasCorrection, Compensate)
 """Steps that are there for the score; nobody expects them to save anything."""
 
 REPEATS = 15

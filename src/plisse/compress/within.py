@@ -7,7 +7,8 @@ at the chosen point, and the step sizes are scaled afterwards where the trained 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -15,22 +16,28 @@ from torch import nn
 from plisse.compress.correct import BiasCorrection
 from plisse.compress.finetune import FineTune
 from plisse.compress.fold import AbsorbStatistics
+from plisse.compress.lowrank.factorize import Factorize
+from plisse.compress.options import Option
 from plisse.compress.prune.channels import channels_for
+from plisse.compress.prune.prune import Prune
+from plisse.compress.quantize.compensate import LAYERS, Compensate
 from plisse.compress.quantize.rated import RateQuantize, coded_bytes, rescale
 from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.result import FrontierPoint
-from plisse.compress.sensitivity import Progress, RateTable, rate_table
+from plisse.compress.sensitivity import Progress, RateTable, divergence, held_apart, rate_table
 from plisse.compress.step import Step, chain
 from plisse.core.modules import clone
+from plisse.core.reparam import plain
 from plisse.cost.budget import Budget, Cost
 from plisse.errors import BudgetError
 from plisse.train.task import Task
 
-DEAD_ZONE = 0.1
 TRAINED_MARGIN = 0.985
 LATENCY_MARGIN = 0.88
 ROUND_TO = 4
 TRIES = 8
+COMPENSATIONS = 4
+DEAD_ZONE = 0.1
 
 Written = Callable[[nn.Module], int]
 CostOf = Callable[[nn.Module], Cost]
@@ -76,24 +83,168 @@ def plan_bytes(
 ) -> Plan:
     """The steps that bring the file of `model` to at most `bound` bytes at the least predicted divergence.
 
-    Post-training, weights are trellis coded and biases corrected; with `training`, they get a scalar grid
-    with a dead zone, which is what the straight-through gradient sees, and a little is kept in reserve.
-    Raises BudgetError with the smallest file that the coarsest steps give.
+    Each weight is whole, factorized or sparse, as the table says; columns are rounded one by one and
+    compensate for each other. Then biases are corrected or, with `training`, the network is trained through
+    its rounding; a little is kept in reserve for that. Raises BudgetError with the smallest file that the
+    coarsest steps give.
     """
-    table = rate_table(
-        model,
-        task,
-        dead_zone=DEAD_ZONE if training else 0.0,
-        progress=progress,
-    )
+    table = rate_table(model, task, progress=progress)
     target = bound * TRAINED_MARGIN if training else bound
-    quantize = _fill(model, task, table, target, bound, written, trained=training is not None)
-    quantized = quantize(model, task)
-    coded = coded_bytes(quantized)
-    overhead = written(finishing(model)(quantized, task)) - coded
-    repair = replace(training, hold=coded) if training else BiasCorrection()
-    plan = chain(quantize, repair, finishing(model))
-    return Plan(plan.steps, _frontier(table, overhead, bound))
+    found, frontier = _least(model, task, target, _fittings(model, task, table, written, training))
+    repair: Step = BiasCorrection()
+    if training:
+        repair = replace(training, hold=coded_bytes(chain(*found)(model, task)))
+    return Plan(chain(*found, repair, finishing(model)).steps, frontier)
+
+
+def _fittings(
+    model: nn.Module, task: Task, table: RateTable, written: Written, training: FineTune | None
+) -> list[Fitting]:
+    """Ways to spend a budget: whole weights, factors too, zeros too, all with compensation, and none."""
+    whole = table.only(lambda option: option.rank is None and not option.sparsity)
+    dense = table.only(lambda option: not option.sparsity)
+    scalar, alone = RateQuantize({}), RateQuantize({}, rounding="trellis")
+    if training:
+        alone = RateQuantize({}, dead_zone=DEAD_ZONE)
+    ways = [(each, scalar, (Compensate(),)) for each in (whole, dense, table)]
+    return [Fitting(model, task, *way, alone, written) for way in (*ways, (whole, alone, ()))]
+
+
+def _least(
+    model: nn.Module, task: Task, bound: float, fittings: Iterable[Fitting]
+) -> tuple[tuple[Step, ...], tuple[FrontierPoint, ...]]:
+    """The steps of the fitting whose rounded network diverges least: what compensation repairs differs
+    between whole, factorized and sparse weights, which a table does not know.
+
+    Raises BudgetError where none fits.
+    """
+    found: dict[float, tuple[tuple[Step, ...], tuple[FrontierPoint, ...]]] = {}
+    tried: set[tuple[object, ...]] = set()
+    judges, failed = held_apart(task), BudgetError(f"a budget of {bound:.0f} bytes")
+    for fitting in fittings:
+        try:
+            kinds = (*map(type, fitting.guess(bound)), *fitting.after)
+            if kinds in tried:
+                continue
+            tried.add(kinds)
+            steps, total = fitting.within(bound)
+        except BudgetError as error:
+            failed = error
+            continue
+        loss = divergence(chain(*steps, BiasCorrection())(model, task), model, task, judges)
+        found[loss] = steps, _frontier(fitting.table, total - fitting.planned, bound)
+    if not found:
+        raise failed
+    return found[min(found)]
+
+
+@dataclass
+class Fitting:
+    """Spends a budget: corrects the share of the weights until the written file just fits.
+
+    rounding, others: of what multiplies, and of other tensors, such as embeddings, for which nothing can
+    compensate. after: steps that move the bytes by a few percent and take long. planned: what the table said
+    that the last choice takes, in bytes.
+    """
+
+    model: nn.Module
+    task: Task
+    table: RateTable
+    rounding: RateQuantize
+    after: tuple[Step, ...]
+    others: RateQuantize
+    written: Written
+    planned: float = 0.0
+
+    def guess(self, bound: float) -> tuple[Step, ...]:
+        """Steps for `bound` by the table alone."""
+        return self._choice(max(bound * 0.97, self.table.floor * (1 + 1e-9)))[0]
+
+    def nearest(self, target: float, bound: float) -> tuple[tuple[Step, ...], float]:
+        """The choice whose file, rounded to nearest, takes at most `target` bytes, and its length."""
+        floor = self.table.floor * (1 + 1e-9)
+        low, high, share = floor, float("inf"), max(target * 0.97, floor)
+        best: tuple[tuple[Step, ...], float] | None = None
+        for _ in range(TRIES):
+            steps, planned = self._choice(share)
+            total = self._length(steps)
+            if total <= target and (best is None or total > best[1]):
+                best, self.planned = (steps, total), planned
+            if 0.995 * target <= total <= target or share == floor:
+                break
+            low, high = (share, high) if total <= target else (low, share)
+            share += target - total - 0.002 * target
+            if not low < share < high:
+                share = (low + high) / 2
+        return best or self._smallest(target, bound)
+
+    def _smallest(self, target: float, bound: float) -> tuple[tuple[Step, ...], float]:
+        """The coarsest choice, if that fits."""
+        steps, self.planned = self._choice(self.table.floor * (1 + 1e-9))
+        total = self._length(steps)
+        if total > target:
+            raise BudgetError(
+                f"a budget of {bound:.0f} bytes",
+                expected=f"at least {total:.0f} bytes, the smallest file of this structure",
+                hint=f"--budget bytes={total * 1.1:.0f}, or add macs=0.5x to cut channels as well",
+                closest=total,
+            )
+        return steps, total
+
+    def within(self, bound: float) -> tuple[tuple[Step, ...], float]:
+        """Steps, those after rounding included, whose file takes at most `bound` bytes, and its length."""
+        if not self.after:
+            return self.nearest(bound, bound)
+        target, best = bound, None
+        for _ in range(COMPENSATIONS):
+            steps, before = self.nearest(target, bound)
+            total = self._length((*steps, *self.after, BiasCorrection()))
+            if total <= bound and (best is None or total > best[1]):
+                best = ((*steps, *self.after), total)
+            if 0.99 * bound <= total <= bound or (best and total > bound):
+                break
+            target = before * bound / total * (0.997 if total > bound else 0.999)
+        if best is None:
+            raise BudgetError(f"a budget of {bound:.0f} bytes", expected=f"at least about {total:.0f}")
+        return best
+
+    def _choice(self, share: float) -> tuple[tuple[Step, ...], float]:
+        """Steps for the table's choice within `share` bytes, and what it takes by the table."""
+        choice = self.table.choose(share)
+        planned = sum(self.table.bytes_of(name, option) for name, option in choice.items())
+        return structured(plain(self.model), choice, self.rounding, self.others), planned
+
+    def _length(self, steps: Iterable[Step]) -> int:
+        return self.written(chain(*steps, finishing(self.model))(self.model, self.task))
+
+
+def structured(
+    model: nn.Module, choice: Mapping[str, Option], rounding: RateQuantize, others: RateQuantize
+) -> tuple[Step, ...]:
+    """Factors and zeros first, then the grid of each tensor that is left: what a choice means."""
+    ranks = {_layer(name): option.rank for name, option in choice.items() if option.rank is not None}
+    steps: list[Step] = [Factorize(ranks, whitened=True)] if ranks else []
+    for sparsity in sorted({option.sparsity for option in choice.values()} - {0.0}):
+        kept = [_tensors(name, each) for name, each in choice.items() if each.sparsity != sparsity]
+        steps.append(Prune(sparsity, scope="layer", ignore=tuple(itertools.chain(*kept))))
+    multiplied: dict[str, float] = {}
+    looked_up: dict[str, float] = {}
+    for name, option in choice.items():
+        grids = zip(_tensors(name, option), option.steps, strict=True)
+        inside = isinstance(model.get_submodule(_layer(name)), LAYERS)
+        (multiplied if inside else looked_up).update(grids)
+    pairs = ((rounding, multiplied), (others, looked_up))
+    return (*steps, *(replace(kind, steps=grids) for kind, grids in pairs if grids))
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _tensors(name: str, option: Option) -> tuple[str, ...]:
+    """The weights that stand for `name`."""
+    factors = (f"{_layer(name)}.0.weight", f"{_layer(name)}.1.weight")
+    return (name,) if option.rank is None else factors
 
 
 def shrink_within(network: nn.Module, bound: float, written: Written) -> nn.Module:
@@ -121,43 +272,6 @@ def rescaled(network: nn.Module, factor: float) -> nn.Module:
     copy = clone(network)
     rescale(copy, factor)
     return copy
-
-
-def _fill(
-    model: nn.Module,
-    task: Task,
-    table: RateTable,
-    target: float,
-    bound: float,
-    written: Written,
-    trained: bool,
-) -> RateQuantize:
-    """Spend the budget: correct the share of the weights until the written file just fits the target."""
-    share, best, least = target * 0.97, None, float("inf")
-    floor = float(table.bytes.min(axis=1).sum())
-    for _ in range(TRIES):
-        quantize = _quantize(table.choose(max(share, floor)), trained)
-        total = written(finishing(model)(quantize(model, task), task))
-        least = min(least, total)
-        if total <= target and (best is None or total > best[0]):
-            best = (total, quantize)
-        if 0.995 * target <= total <= target or (share <= floor and total > target):
-            break
-        share += target - total - 0.002 * target
-    if best is None:
-        raise BudgetError(
-            f"a budget of {bound:.0f} bytes",
-            expected=f"at least {least:.0f} bytes, the smallest file of this structure",
-            hint=f"--budget bytes={least * 1.1:.0f}, or add macs=0.5x to cut channels as well",
-            closest=least,
-        )
-    return best[1]
-
-
-def _quantize(steps: dict[str, float], trained: bool) -> RateQuantize:
-    if trained:
-        return RateQuantize(steps, rounding="nearest", dead_zone=DEAD_ZONE)
-    return RateQuantize(steps, rounding="trellis")
 
 
 def finishing(model: nn.Module) -> Step:

@@ -142,6 +142,8 @@ def _replace(plain: nn.Module, layers: dict[str, Weighted], backend: Backend) ->
 
 def _fits(layer: Any) -> bool:
     """Whether a layer of this kind, with this quantizer, has an integer form."""
+    if hasattr(layer, "input_rotation") or hasattr(layer, "output_rotation"):
+        return False
     quantizer = getattr(layer, "input_quantizer", None)
     if type(layer) is nn.Embedding:
         return layer.max_norm is None

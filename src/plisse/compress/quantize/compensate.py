@@ -16,7 +16,7 @@ from plisse.compress.quantize.rounding.gptq import damped, rounded_columns
 from plisse.compress.quantize.rounding.moments import Gram, gram, rows_of
 from plisse.compress.quantize.rounding.units import called
 from plisse.core import modules
-from plisse.core.reparam import Plain, Reparam, Reparametrized, baked
+from plisse.core.reparam import Plain, Reparam, Reparametrized, baked, reparametrize
 from plisse.errors import InputError
 from plisse.train.progress import progress_bar
 from plisse.train.task import Task
@@ -56,32 +56,37 @@ class Compensate:
         if not isinstance(model, Reparametrized) or not coded(model):
             raise InputError("a network without entropy-coded weights", expected="RateQuantize(...) before")
         check_calibration(task.calibration)
-        network: Any = modules.clone(model)
+        units = coded(modules.clone(model))
         batches = limited(task.calibration, self.samples)
         work = modules.clone(baked(model)).eval()
         order = called(work, batches[0].inputs)
         names = [f"{layer}.weight".lstrip(".") for layer in order]
-        reached = [name for name in names if name in coded(network)]
+        reached = [name for name in names if name in units]
+        chosen: dict[str, Reparam] = {}
         with progress_bar(self.progress, len(reached)) as advance:
             for name in reached:
-                self._round(network, work, name, batches, order[name.rpartition(".")[0]])
+                chosen[name] = self._rounded(units[name], work, name, batches, order[name.rpartition(".")[0]])
                 advance(None)
-        missed = [name for name in coded(network) if name not in reached]
-        notes = [f"{name!r} stays as it was rounded: calibration does not reach it" for name in missed]
-        return with_notes(network, notes)
+        notes = [
+            f"{name!r} stays as it was rounded: calibration does not reach it"
+            for name in units
+            if name not in chosen
+        ]
+        return with_notes(reparametrize(model, chosen), notes)
 
-    def _round(self, network: Any, work: nn.Module, name: str, batches: Any, calls: int) -> None:
-        reparam = network.reparams[name]
-        layer = work.get_submodule(name.rpartition(".")[0])
-        found = gram(work, None, name.rpartition(".")[0], batches, calls)
+    def _rounded(self, reparam: Any, work: nn.Module, name: str, batches: Any, calls: int) -> Reparam:
+        """The weight `name` with its symbols chosen anew; `work` computes with them from now on."""
+        layer = name.rpartition(".")[0]
+        found = gram(work, None, layer, batches, calls)
         with torch.no_grad():
             values = reparam.source().detach().float()
-        rounded = compensated(values, layer, found, scalar_step(reparam), self.damping)
-        network.reparams[name] = RateQuantized(_holding(reparam.source, rounded), scalar_step(reparam))
+        step = scalar_step(reparam)
+        rounded = compensated(values, work.get_submodule(layer), found, step, self.damping)
         modules.set_tensor(work, name, rounded)
+        return RateQuantized(_holding(reparam.source, rounded), step)
 
 
-def coded(network: Reparametrized) -> dict[str, Reparam]:
+def coded(network: Any) -> dict[str, Reparam]:
     """The entropy-coded weights of linear and convolution layers, by name."""
     layers = dict(network.model.named_modules())
     return {
