@@ -86,6 +86,11 @@ class RateTable:
         row = self.rows[name]
         return float(row.bytes[row.options.index(option)])
 
+    def least(self, budget: float) -> float:
+        """The least summed divergence that the table promises within `budget` bytes, or at its floor."""
+        picks = self._picked(max(budget, self.floor * (1 + 1e-9)))
+        return float(sum(self.rows[name].divergence[i] for name, i in picks.items()))
+
     def curve(self, n: int = 24) -> list[tuple[float, float]]:
         """(bytes, divergence) of the best choice at n budgets between the cheapest and the dearest."""
         high = float(sum(row.bytes.max() for row in self.rows.values()))

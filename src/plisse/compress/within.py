@@ -37,7 +37,11 @@ LATENCY_MARGIN = 0.88
 ROUND_TO = 4
 TRIES = 8
 COMPENSATIONS = 4
+COMPENSATED = 0.95
+"""Bytes before compensation over those after it, for a start."""
 DEAD_ZONE = 0.1
+PROMISE = 0.95
+"""Share of the predicted divergence below which factors and zeros are tried."""
 
 Written = Callable[[nn.Module], int]
 CostOf = Callable[[nn.Module], Cost]
@@ -90,7 +94,7 @@ def plan_bytes(
     """
     table = rate_table(model, task, progress=progress)
     target = bound * TRAINED_MARGIN if training else bound
-    found, frontier = _least(model, task, target, _fittings(model, task, table, written, training))
+    found, frontier = _least(model, task, target, _fittings(model, task, table, written, training, target))
     repair: Step = BiasCorrection()
     if training:
         repair = replace(training, hold=coded_bytes(chain(*found)(model, task)))
@@ -98,15 +102,22 @@ def plan_bytes(
 
 
 def _fittings(
-    model: nn.Module, task: Task, table: RateTable, written: Written, training: FineTune | None
+    model: nn.Module,
+    task: Task,
+    table: RateTable,
+    written: Written,
+    training: FineTune | None,
+    bound: float,
 ) -> list[Fitting]:
-    """Ways to spend a budget: whole weights, factors too, zeros too, all with compensation, and none."""
+    """Ways to spend a budget: whole weights without compensation and with it; factors too, zeros too, where
+    the table promises a gain."""
     whole = table.only(lambda option: option.rank is None and not option.sparsity)
     dense = table.only(lambda option: not option.sparsity)
     scalar, alone = RateQuantize({}), RateQuantize({}, rounding="trellis")
     if training:
         alone = RateQuantize({}, dead_zone=DEAD_ZONE)
-    ways = [(each, scalar, (Compensate(),)) for each in (whole, dense, table)]
+    promising = [each for each in (dense, table) if each.least(bound) < PROMISE * whole.least(bound)]
+    ways = [(each, scalar, (Compensate(),)) for each in (whole, *promising)]
     return [Fitting(model, task, *way, alone, written) for way in (*ways, (whole, alone, ()))]
 
 
@@ -195,13 +206,13 @@ class Fitting:
         """Steps, those after rounding included, whose file takes at most `bound` bytes, and its length."""
         if not self.after:
             return self.nearest(bound, bound)
-        target, best = bound, None
+        target, best = COMPENSATED * bound, None
         for _ in range(COMPENSATIONS):
             steps, before = self.nearest(target, bound)
             total = self._length((*steps, *self.after, BiasCorrection()))
             if total <= bound and (best is None or total > best[1]):
                 best = ((*steps, *self.after), total)
-            if 0.99 * bound <= total <= bound or (best and total > bound):
+            if 0.985 * bound <= total <= bound or (best and total > bound):
                 break
             target = before * bound / total * (0.997 if total > bound else 0.999)
         if best is None:

@@ -1,0 +1,178 @@
+"""The joint default beside each single technique at equal bytes: `python -m benchmarks.joint [--small]`.
+
+Nothing is trained and no label is used. ResNet-20 (the 1,017 lossless CIFAR-10 test images) at 10x and 20x,
+MiniLM (STS-B dev, Spearman) at 8x. A single technique has one knob, set by bisection or by trying widths so
+that its file is the largest that fits: pruning (sparsity over all weights, magnitude; biases corrected), low
+rank (share removed, energy per parameter, whitened factors; biases corrected), quantization (one width per
+network, GPTQ, scales per channel; groups of 64 for MiniLM) and step sizes (one step per tensor by the same
+table, trellis, no compensation). "joint" is `compress(model, task, budget=...)` as users get it.
+
+Bytes are lengths of the written files; scores are those of the decoded files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from benchmarks.cifar import interval
+from benchmarks.record import RESULTS, write
+from plisse.bitstream import modelfile
+from plisse.compress.compress import compress
+from plisse.compress.correct import BiasCorrection
+from plisse.compress.lowrank.factorize import Factorize
+from plisse.compress.lowrank.problem import pose
+from plisse.compress.lowrank.selectors import EnergyPerParameter
+from plisse.compress.prune.prune import Prune
+from plisse.compress.quantize.grids import PerChannel, PerGroup
+from plisse.compress.quantize.quantize import Quantize
+from plisse.compress.quantize.rated import RateQuantize
+from plisse.compress.quantize.rounding import GPTQ
+from plisse.compress.sensitivity import rate_table
+from plisse.compress.step import Step, chain
+from plisse.compress.within import Fitting, finishing
+from plisse.core.origin import origin_of
+from plisse.core.reparam import plain
+from plisse.data.folder import data_set
+from plisse.errors import PlisseError
+from plisse.networks.assets import assets, with_assets
+from plisse.networks.build import build
+from plisse.networks.open import open_model
+from plisse.train.evaluate import evaluate, paired
+from plisse.train.task import Task
+from plisse.train.tasks import open_task
+
+CASES = (("resnet20", 10.0), ("resnet20", 20.0), ("minilm", 8.0))
+BISECTIONS = 9
+
+
+def opened(network: str) -> tuple[nn.Module, Task]:
+    """The network and its task."""
+    if network == "minilm":
+        model = open_model("minilm")
+        return model, open_task("stsb", model=model)
+    weights = data_set("models", "cifar10_resnet20.safetensors")
+    return open_model("resnet20", weights=weights), open_task("cifar10")
+
+
+def data_of(model: nn.Module, original: nn.Module) -> bytes:
+    """The file of a network."""
+    return modelfile.dumps(model, build(origin_of(plain(model))), assets=assets(original))
+
+
+def bisected(make: Callable[[float], Step], model: nn.Module, task: Task, bound: float) -> bytes | None:
+    """The largest file within `bound` over a knob from 0 (everything stays) to 1 (nothing does)."""
+    low, high, best = 0.0, 1.0, None
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        try:
+            data = data_of(chain(make(middle), finishing(model))(model, task), model)
+        except PlisseError:
+            high = middle
+            continue
+        if len(data) <= bound:
+            high, best = middle, data
+        else:
+            low = middle
+    return best
+
+
+def pruning(model: nn.Module, task: Task, bound: float) -> bytes | None:
+    return bisected(lambda share: chain(Prune(share), BiasCorrection()), model, task, bound)
+
+
+def low_rank(model: nn.Module, task: Task, bound: float) -> bytes | None:
+    problem = pose(model, task, whitened=True)
+
+    def step(ratio: float) -> Step:
+        ranks = {name: max(rank, 1) for name, rank in EnergyPerParameter().ranks(problem, ratio).items()}
+        return chain(Factorize(ranks, whitened=True), BiasCorrection())
+
+    return bisected(step, model, task, bound)
+
+
+def quantization(model: nn.Module, task: Task, bound: float) -> bytes | None:
+    text = not hasattr(model, "conv1")
+    for bits in (8, 6, 5, 4, 3, 2):
+        step = Quantize(
+            bits,
+            symmetric=False,
+            granularity=PerGroup(64) if text else PerChannel(),
+            rounding=GPTQ(samples=128 if text else 256),
+        )
+        data = data_of(chain(step, BiasCorrection(), finishing(model))(model, task), model)
+        if len(data) <= bound:
+            return data
+    return None
+
+
+def step_sizes(model: nn.Module, task: Task, bound: float) -> bytes:
+    table = rate_table(model, task).only(lambda option: option.rank is None and not option.sparsity)
+    trellis = RateQuantize({}, rounding="trellis")
+
+    def written(net: nn.Module) -> int:
+        return len(data_of(net, model))
+
+    steps, _ = Fitting(model, task, table, trellis, (), trellis, written).within(bound)
+    return data_of(chain(*steps, BiasCorrection(), finishing(model))(model, task), model)
+
+
+def joint(model: nn.Module, task: Task, bound: float) -> bytes:
+    return compress(model, task, budget=f"bytes={int(bound)}").data
+
+
+TECHNIQUES: dict[str, Callable[[nn.Module, Task, float], bytes | None]] = {
+    "joint": joint,
+    "step sizes": step_sizes,
+    "quantization": quantization,
+    "low rank": low_rank,
+    "pruning": pruning,
+}
+
+
+def rows(network: str, ratio: float, skip: set[str]) -> Iterator[dict[str, Any]]:
+    """A row per technique that is not measured yet."""
+    model, task = opened(network)
+    before = evaluate(model, task)
+    carried = assets(model)
+    bound = sum(value.numel() * value.element_size() for value in model.state_dict().values()) / ratio
+    for name, technique in TECHNIQUES.items():
+        if name in skip:
+            continue
+        start = time.process_time()
+        data = technique(model, task, bound)
+        row: dict[str, Any] = {"network": network, "ratio": ratio, "technique": name, "bound": int(bound)}
+        row["processor_seconds"] = round(time.process_time() - start, 1)
+        if data is not None:
+            after = evaluate(with_assets(modelfile.loads(data, build), carried), task)
+            row |= {"bytes": len(data), "score_before": before.score, "score": after.score}
+            row["difference"] = interval(paired(after, before, task.score))
+        yield row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="ResNet-20 at 20x only")
+    parser.add_argument("--network", choices=("resnet20", "minilm"), help="one network")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
+    chosen = parser.parse_args()
+    name = "joint_small" if chosen.small else "joint"
+    path = RESULTS / f"{name}.json"
+    found = [] if chosen.fresh or not path.exists() else json.loads(path.read_text())["rows"]
+    for network, ratio in CASES[1:2] if chosen.small else CASES:
+        if chosen.network not in (None, network):
+            continue
+        done = {row["technique"] for row in found if (row["network"], row["ratio"]) == (network, ratio)}
+        for row in rows(network, ratio, done):
+            found.append(row)
+            print(row, flush=True)
+            write(name, {"rows": found})
+
+
+if __name__ == "__main__":
+    main()
