@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("coder", "cifar", "minilm", "latency")
+NAMES = (
+    "coder",
+    "cifar",
+    "minilm",
+    "latency",
+    "joint",
+    "lowrank",
+    "lowrank_training",
+    "lowrank_tensors",
+    "sphere",
+)
 
 
 def main() -> None:

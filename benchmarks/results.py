@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lowrank import tables as lowrank
 from benchmarks.record import RESULTS
+from benchmarks.sphere import tables as sphere
 from plisse.bitstream.atomic import write_atomic
 
 TARGET = Path(__file__).parent.parent / "docs" / "results.md"
@@ -270,6 +272,11 @@ SECTIONS = {
     "quantization_training": training,
     "mixed_precision": mixed,
     "peers": peers,
+    "joint": lowrank.joint,
+    "lowrank": lowrank.selectors,
+    "lowrank_training": lowrank.training,
+    "lowrank_tensors": lowrank.tensors,
+    "sphere": sphere.section,
     "integer": integer,
     "coder": coder,
     "latency": latency,

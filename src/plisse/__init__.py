@@ -38,13 +38,18 @@ _HOME = {
     "with_origin": "plisse.core.origin",
     # steps
     "AbsorbStatistics": "plisse.compress.fold",
+    "Canonicalize": "plisse.compress.sphere.canonicalize",
     "CompactSmall": "plisse.compress.quantize.small",
+    "Compensate": "plisse.compress.quantize.compensate",
+    "Decompose": "plisse.compress.decompose",
+    "Factorize": "plisse.compress.lowrank.factorize",
     "FineTune": "plisse.compress.finetune",
     "FoldBatchNorm": "plisse.compress.fold",
     "MixedPrecision": "plisse.compress.quantize.mixed.mixed",
     "Prune": "plisse.compress.prune.prune",
     "Quantize": "plisse.compress.quantize.quantize",
     "RateQuantize": "plisse.compress.quantize.rated",
+    "TensorDecompose": "plisse.compress.lowrank.tensors",
     "chain": "plisse.compress.step",
     # measuring, training, exporting
     "evaluate": "plisse.train.evaluate",
@@ -61,14 +66,19 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:
     from plisse.bitstream.atomic import write_atomic as write
     from plisse.compress.compress import compress
+    from plisse.compress.decompose import Decompose
     from plisse.compress.finetune import FineTune
     from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
+    from plisse.compress.lowrank.factorize import Factorize
+    from plisse.compress.lowrank.tensors import TensorDecompose
     from plisse.compress.prune.prune import Prune
+    from plisse.compress.quantize.compensate import Compensate
     from plisse.compress.quantize.mixed.mixed import MixedPrecision
     from plisse.compress.quantize.quantize import Quantize
     from plisse.compress.quantize.rated import RateQuantize
     from plisse.compress.quantize.small import CompactSmall
     from plisse.compress.result import Result
+    from plisse.compress.sphere.canonicalize import Canonicalize
     from plisse.compress.step import chain
     from plisse.core.batch import Batch
     from plisse.core.origin import Origin, with_origin

@@ -9,10 +9,14 @@ import torch
 from torch import nn
 
 from plisse.compress.correct import AnalyticBiasCorrection, BiasCorrection
+from plisse.compress.decompose import Decompose
 from plisse.compress.equalize import Equalize
 from plisse.compress.finetune import FineTune, ReestimateNorm
 from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
+from plisse.compress.lowrank.balance import Balance
 from plisse.compress.lowrank.factorize import Factorize
+from plisse.compress.lowrank.selectors import Uniform
+from plisse.compress.lowrank.tensors import TensorDecompose
 from plisse.compress.prune.patterns import NM, Channels
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize.activations import Activations
@@ -66,6 +70,9 @@ CASES = [
     MixedPrecision("bytes=0.3x", bits=(2, 4, 8)),
     chain(FoldForTraining(), FineTune(steps=2)),
     Factorize({"4": 2}, whitened=True),
+    Decompose(0.3, Uniform(), steps=2, finetune=2, statistics=2),
+    chain(Factorize({"4": 2}), Balance()),
+    TensorDecompose(ratio=0.2),
     LearnedPrecision(4, search=Aware(steps=3)),
     SearchedPrecision(MixedPrecision("bytes=0.5x", bits=(2, 4, 8)), rounds=2, samples=3),
     chain(Incoherent(), Quantize(bits=3)),

@@ -7,11 +7,19 @@ from pathlib import Path
 import yaml
 
 from plisse.compress.correct import AnalyticBiasCorrection, BiasCorrection
+from plisse.compress.decompose import Decompose
 from plisse.compress.equalize import Equalize
 from plisse.compress.finetune import FineTune, ReestimateNorm
 from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
+from plisse.compress.lowrank.balance import Balance
+from plisse.compress.lowrank.beam import BeamSearch
+from plisse.compress.lowrank.canonical import CP
 from plisse.compress.lowrank.factorize import Factorize
 from plisse.compress.lowrank.schemes import Channel, Spatial
+from plisse.compress.lowrank.selectors import Energy, EnergyPerParameter, Learning, MinMaxError, Uniform
+from plisse.compress.lowrank.tensors import TensorDecompose
+from plisse.compress.lowrank.trains import TensorTrain
+from plisse.compress.lowrank.tucker import BlockTerm, Tucker2
 from plisse.compress.prune.patterns import NM, Channels, Gradual, OneShot, Unstructured
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize import aware, ranges, rounding
@@ -55,10 +63,14 @@ from plisse.train.schedules import Constant, Cosine, Cubic
 
 STEPS: tuple[type, ...] = (
     *(Prune, Quantize, RateQuantize, MixedPrecision, LearnedPrecision, SearchedPrecision, LAPQ, CompactSmall),
-    *(Factorize, FineTune, ReestimateNorm, aware.FoldForTraining),
+    *(Factorize, Decompose, TensorDecompose, Balance, FineTune, ReestimateNorm, aware.FoldForTraining),
     *(FoldBatchNorm, AbsorbStatistics, Equalize, Smooth, ActivationAware, SplitOutliers, Incoherent),
     Canonicalize,
     *(Compensate, BiasCorrection, AnalyticBiasCorrection),
+)
+LOW_RANK: tuple[type, ...] = (
+    *(Channel, Spatial, Tucker2, BlockTerm, CP, TensorTrain),
+    *(BeamSearch, Uniform, Energy, EnergyPerParameter, Learning, MinMaxError),
 )
 PRUNING: tuple[type, ...] = (Unstructured, NM, Channels, OneShot, Gradual)
 GRIDS: tuple[type, ...] = (
@@ -88,7 +100,7 @@ SENSITIVITIES: tuple[type, ...] = (
     *(Blend, LearnedRange, BitPlanes),
 )
 TRAINING: tuple[type, ...] = (SGD, AdamW, Cosine, Constant, Cubic)
-VALUES = (*PRUNING, Channel, Spatial, *GRIDS, *RANGES, *ROUNDINGS, *AWARE, *SENSITIVITIES, *TRAINING)
+VALUES = (*PRUNING, *LOW_RANK, *GRIDS, *RANGES, *ROUNDINGS, *AWARE, *SENSITIVITIES, *TRAINING)
 TYPES = {kind.__name__: kind for kind in (*STEPS, *VALUES)}
 """Every type that a recipe may name."""
 LIMIT = 1 << 20
