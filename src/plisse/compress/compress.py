@@ -17,7 +17,8 @@ from plisse.compress.recipe import dump_recipe
 from plisse.compress.result import FrontierPoint, Result
 from plisse.compress.run import Run
 from plisse.compress.step import Step, chain
-from plisse.compress.within import plan_bytes, shrink_within, structure_within
+from plisse.compress.structure import structure_within
+from plisse.compress.within import plan_bytes, shrink_within
 from plisse.core.modules import check_finite
 from plisse.core.origin import origin_of
 from plisse.cost.budget import Budget, Cost
@@ -122,15 +123,15 @@ def _run_steps(
 
 
 def _run_structure(run: Run, bounds: Budget, training: FineTune | None, before: Cost) -> list[Step]:
-    """Cut channels where a bound asks for it, repair by training, and fold batch norm where time counts."""
+    """Cut channels or ranks where a bound asks for it, train, and fold batch norm where time counts."""
     fold: list[Step] = [FoldBatchNorm()] if bounds.latency else []
     cut = structure_within(
         run.model, run.task, bounds, before, lambda net: run.cost(chain(*fold)(net, run.task), repeats=PROBES)
     )
     if cut is None:
         return []
-    run.model = cut
-    run.note("Prune(pattern=Channels())")
+    label, run.model = cut
+    run.note(label)
     steps = [*([training] if training else []), *fold]
     for step in steps:
         run.step(step)

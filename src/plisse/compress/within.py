@@ -1,8 +1,8 @@
-"""Meet a budget: the structure first (channels), then bytes (one step size per tensor), then training.
+"""Meet a budget in bytes: an option for every weight (compress/options), then training.
 
-Sizing never trains. Channels are cut by bisection on measured time or counted MACs; step sizes come from one
-table of bytes and divergence per tensor (compress/sensitivity). With training, the network is fine-tuned once
-at the chosen point, and the step sizes are scaled afterwards where the trained weights write more bytes.
+Sizing never trains. Options come from one table of bytes and divergence per tensor (compress/sensitivity).
+With training, the network is fine-tuned once at the chosen point, and the step sizes are scaled afterwards
+where the trained weights write more bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from plisse.compress.finetune import FineTune
 from plisse.compress.fold import AbsorbStatistics
 from plisse.compress.lowrank.factorize import Factorize
 from plisse.compress.options import Option
-from plisse.compress.prune.channels import channels_for
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize.compensate import LAYERS, Compensate
 from plisse.compress.quantize.rated import RateQuantize, coded_bytes, rescale
@@ -28,13 +27,10 @@ from plisse.compress.sensitivity import Progress, RateTable, divergence, held_ap
 from plisse.compress.step import Step, chain
 from plisse.core.modules import clone
 from plisse.core.reparam import plain
-from plisse.cost.budget import Budget, Cost
 from plisse.errors import BudgetError
 from plisse.train.task import Task
 
 TRAINED_MARGIN = 0.985
-LATENCY_MARGIN = 0.88
-ROUND_TO = 4
 TRIES = 8
 COMPENSATIONS = 4
 COMPENSATED = 0.95
@@ -44,7 +40,6 @@ PROMISE = 0.95
 """Share of the predicted divergence below which factors and zeros are tried."""
 
 Written = Callable[[nn.Module], int]
-CostOf = Callable[[nn.Module], Cost]
 
 
 @dataclass(frozen=True)
@@ -53,27 +48,6 @@ class Plan:
 
     steps: tuple[Step, ...]
     frontier: tuple[FrontierPoint, ...]
-
-
-def structure_within(
-    model: nn.Module, task: Task, budget: Budget, reference: Cost, cost_of: CostOf
-) -> nn.Module | None:
-    """The largest channel-pruned network within the bounds on params, MACs and latency; None without any.
-
-    An eighth of the time is kept in reserve, since it is measured again in the end.
-    Raises BudgetError where not even the narrowest network is admitted.
-    """
-    limits = replace(budget, bytes=None).absolute(reference)
-    if not limits:
-        return None
-    if "latency" in limits:
-        limits["latency"] *= LATENCY_MARGIN
-
-    def admits(network: nn.Module) -> bool:
-        cost = cost_of(network)
-        return all((getattr(cost, name) or 0.0) <= limit for name, limit in limits.items())
-
-    return channels_for(model, task.example, admits, cost=cost_of, round_to=ROUND_TO)
 
 
 def plan_bytes(
