@@ -109,7 +109,9 @@ def test_a_budget_on_macs_cuts_channels_and_the_file_rebuilds_them(model: nn.Mod
     )
 
 
-def by_macs(networks: dict[str, nn.Module], example: Inputs, repeats: int) -> dict[str, Timing]:
+def by_macs(
+    networks: dict[str, nn.Module], example: Inputs, repeats: int, warmup: int = 0
+) -> dict[str, Timing]:
     """A clock that needs a nanosecond for a multiply-add."""
     return {
         name: Timing(1e-9 * count_macs(baked(net), example), 0.0, repeats, 1)
@@ -121,6 +123,7 @@ def test_a_budget_on_time_cuts_channels_and_folds_norms(
     model: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plisse.compress.run.interleaved", by_macs)
+    monkeypatch.setattr("plisse.compress.structure.interleaved", by_macs)
     result = compress(model, task, budget="latency=0.6x", finetune_steps=30)
     assert result.before.latency is not None
     assert result.after.latency is not None
