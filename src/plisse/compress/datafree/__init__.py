@@ -1,0 +1,1 @@
+"""Compress with no data: images and sentences made from what a network knows of its training data."""
