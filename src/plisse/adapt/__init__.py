@@ -1,0 +1,1 @@
+"""Elastic networks: one set of weights, many operating points."""
