@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, distributed
 
 from plisse.core.batch import Batch, map_inputs, n_samples
 from plisse.errors import InputError, PlisseError
@@ -82,7 +82,15 @@ def _attempt(work: Callable[[Fabric], None], fabric: Fabric) -> PlisseError | No
         work(fabric)
     except PlisseError as error:
         return error
+    finally:
+        _leave(fabric)
     return None
+
+
+def _leave(fabric: Fabric) -> None:
+    """End the process group: a process that exits with its threads still running may abort."""
+    if fabric.world_size > 1 and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @contextmanager
