@@ -11,13 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plisse.compress.prune.channels import prune_channels
+from plisse.compress.quantize.incoherent import Incoherent
+from plisse.core.batch import BatchList
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import Plain, Reparametrized
-from plisse.errors import ExportError, InputError
+from plisse.errors import ExportError, InputError, StaysFloat
 from plisse.export import to_integer_onnx, to_onnx
 from plisse.export.attention import FusedAttention
 from plisse.export.session import open_session, runner
 from plisse.export.stem import SpaceToDepthConvolution, with_fast_stems
+from plisse.train.task import Task, classification
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -40,6 +43,10 @@ def net() -> nn.Module:
 
 
 EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def no_task() -> Task:
+    return classification("none", EXAMPLE, *[BatchList(())] * 3)
 
 
 class Two(nn.Module):
@@ -196,6 +203,46 @@ def test_integer_files_hold_the_fast_stem(tmp_path: Path) -> None:
     assert report.snr > 20
     shapes = [list(tensor.dims) for tensor in onnx.load(str(report.path)).graph.initializer]
     assert [16, 12, 4, 4] in shapes
+
+
+NAMES = {"7": "Conv2d '3'", "3": "Linear '7'"}
+
+
+@pytest.mark.parametrize(("sides", "plain"), [("both", "7"), ("output", "3")])
+def test_rotated_layers_stay_in_floating_point_and_are_named(sides: str, plain: str, tmp_path: Path) -> None:
+    rotated = Incoherent(sides=sides, ignore=("0", plain))(net(), no_task())
+    calibration = [torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    with pytest.warns(StaysFloat, match=f"stays in floating point: {NAMES[plain]}$"):
+        report = to_integer_onnx(rotated, EXAMPLE, calibration, tmp_path / "rotated.onnx")
+    assert sum(report.integer_operators.values()) == 2
+    assert report.snr is not None
+    assert report.snr > 40
+    with pytest.raises(ExportError, match=NAMES[plain]):
+        to_integer_onnx(rotated, EXAMPLE, calibration, tmp_path / "strict.onnx", strict=True)
+    assert not (tmp_path / "strict.onnx").exists()
+
+
+def test_rotated_transformers_export(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=50, **sizes))
+    ids = {"input_ids": torch.randint(0, 50, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
+    ignored = ("classifier", "bert.pooler", "bert.encoder.layer.0.attention", "bert.encoder.layer.0.output")
+    rotated = Incoherent(sides="input", ignore=ignored)(model.eval(), no_task())
+    with pytest.warns(StaysFloat, match="point: Linear 'bert.encoder.layer.0.intermediate.dense'$"):
+        report = to_integer_onnx(rotated, ids, [ids], tmp_path / "bert.onnx")
+    whole = to_integer_onnx(model, ids, [ids], tmp_path / "whole.onnx")
+    assert sum(report.integer_operators.values()) == sum(whole.integer_operators.values()) - 1
+
+
+def test_a_rotated_stem_stays(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)).eval()
+    made = Incoherent(ignore=("3",))(stem, no_task())
+    with pytest.warns(StaysFloat, match="Conv2d '0'$"):
+        found = to_integer_onnx(made, EXAMPLE, [EXAMPLE], tmp_path / "stem.onnx")
+    assert found.integer_operators == {"QGemm": 1}
 
 
 def test_integer_export_refuses_what_gains_nothing_or_is_too_far_off(tmp_path: Path) -> None:

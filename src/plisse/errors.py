@@ -87,3 +87,7 @@ class ExportError(PlisseError):
 
 class OutputError(PlisseError):
     exit_code = 9
+
+
+class StaysFloat(UserWarning):
+    """Operators of a network that run in floating point although the rest runs in integers."""

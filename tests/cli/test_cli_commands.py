@@ -94,7 +94,10 @@ def test_short_flags_of_quantization_stand_for_a_recipe(calls: Calls, tmp_path: 
     assert (quantize.activations.bits, type(quantize.rounding).__name__) == (8, "GPTQ")
 
 
-@pytest.mark.parametrize("preset", ["convnet", "q8bert", "qbert", "ibert", "zeroquant", "recurrent"])
+PRESETS = ("convnet", "q8bert", "qbert", "ternarybert", "ibert", "zeroquant", "recurrent")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_recipe(preset: str, calls: Calls, tmp_path: Path) -> None:
     done = plisse("compress", "resnet20", "-o", tmp_path / "a.plisse", "--preset", preset)
     assert done.exit_code == 0, done.output
@@ -103,12 +106,13 @@ def test_every_preset_is_a_recipe(preset: str, calls: Calls, tmp_path: Path) -> 
     assert len(given["recipe"].steps) > 1
 
 
-def test_a_preset_refuses_what_it_decides(calls: Calls, tmp_path: Path) -> None:
-    start = ("compress", "resnet20", "-o", tmp_path / "a.plisse", "--preset", "ibert")
+@pytest.mark.parametrize("preset", ["ibert", "ternarybert"])
+def test_a_preset_refuses_what_it_decides(preset: str, calls: Calls, tmp_path: Path) -> None:
+    start = ("compress", "resnet20", "-o", tmp_path / "a.plisse", "--preset", preset)
     for flags in (("--group", 32), ("--bits", 4)):
         done = plisse(*start, *flags)
         assert done.exit_code == 2
-        assert "--preset ibert" in done.output
+        assert f"--preset {preset}" in done.output
 
 
 @pytest.mark.parametrize("flags", [("--activations", 8), ("--group", 32), ("--rounding", "gptq")])

@@ -33,6 +33,7 @@ class Preset(StrEnum):
     convnet = "convnet"
     q8bert = "q8bert"
     qbert = "qbert"
+    ternarybert = "ternarybert"
     ibert = "ibert"
     zeroquant = "zeroquant"
     recurrent = "recurrent"
@@ -122,11 +123,16 @@ def preset_steps(network: nn.Module, preset: Preset, bits: int | None) -> Step:
     from plisse.compress.quantize.small import CompactSmall
     from plisse.compress.step import chain
 
-    fixed = {Preset.q8bert: presets.q8bert, Preset.ibert: presets.ibert}
+    fixed = {
+        Preset.q8bert: (8, presets.q8bert),
+        Preset.ibert: (8, presets.ibert),
+        Preset.ternarybert: (2, presets.ternarybert),
+    }
     if preset in fixed:
-        if bits not in (None, 8):
-            raise InputError(f"--preset {preset} with {bits} bits", expected="8, which is what it is")
-        return chain(fixed[preset](), CompactSmall())
+        own, make = fixed[preset]
+        if bits not in (None, own):
+            raise InputError(f"--preset {preset} with {bits} bits", expected=f"{own}, which is what it is")
+        return chain(make(), CompactSmall())
     chosen = {} if bits is None else {"bits_weights" if preset == Preset.convnet else "bits": bits}
     if preset == Preset.embeddings:
         return chain(presets.embeddings(network, **chosen), CompactSmall())

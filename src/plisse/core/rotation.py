@@ -88,14 +88,14 @@ def turned(value: Tensor, signs: Tensor, cosines: Tensor, axis: int) -> Tensor:
     """R x along `axis`."""
     rows = value.movedim(axis, -1)
     blocks = _blocks(rows * signs, len(cosines))
-    return (cosines @ hadamard(blocks)).reshape(rows.shape).movedim(-1, axis)
+    return (cosines @ hadamard(blocks)).reshape(rows.shape).movedim(rows.dim() - 1, axis)
 
 
 def turned_back(value: Tensor, signs: Tensor, cosines: Tensor, axis: int) -> Tensor:
     """R^T x along `axis`."""
     rows = value.movedim(axis, -1)
     blocks = _blocks(rows, len(cosines))
-    return (hadamard(cosines.T @ blocks).reshape(rows.shape) * signs).movedim(-1, axis)
+    return (hadamard(cosines.T @ blocks).reshape(rows.shape) * signs).movedim(rows.dim() - 1, axis)
 
 
 def _tables(module: nn.Module, width: int, seed: int) -> None:

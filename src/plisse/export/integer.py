@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +23,11 @@ from plisse.core.batch import Inputs, call, map_inputs
 from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import baked
-from plisse.errors import ExportError, InputError
+from plisse.errors import ExportError, InputError, StaysFloat
 from plisse.export.attention import FusedAttention, with_sums
 from plisse.export.onnx import OPSET, check, has_sequences, onnx_bytes
 from plisse.export.report import ExportReport
+from plisse.export.rotated import rotated_layers, rotated_nodes, with_names
 from plisse.export.session import feeds, open_session, optional, relative_difference, runner, silence
 from plisse.export.stem import with_fast_stems
 
@@ -55,6 +57,7 @@ def to_integer_onnx(
     *,
     ranges: Range = "minmax",
     least_snr: float = LEAST_SNR,
+    strict: bool = False,
 ) -> ExportReport:
     """Write `model` as an integer ONNX file and check that it runs in integers and agrees with the network.
 
@@ -65,16 +68,22 @@ def to_integer_onnx(
     calibration: inputs (without targets) from which the ranges of activations are read; a few batches do.
     ranges: "minmax" covers everything seen; "percentile" cuts 0.001 % off, for activations with outliers.
     least_snr: bound in dB on the outputs over the calibration inputs, below which the file is refused.
+    strict: refuse a network with layers that stay in floating point.
 
-    Raises ExportError where the float export fails, no integer kernel runs, or the outputs are too far off;
-    nothing is written then. Raises InputError without calibration inputs or without the extra "onnx".
+    Layers with rotations (`Incoherent`) stay in floating point, with a warning that names them
+    (`StaysFloat`), or an error under `strict`.
+
+    Raises ExportError for these, where the float export fails, no integer kernel runs, or the outputs are too
+    far off; nothing is written then. Raises InputError without calibration inputs or without the extra
+    "onnx".
     """
     batches = [map_inputs(inputs, lambda tensor: tensor.cpu()) for inputs in calibration]
     if not batches:
         raise InputError("no calibration inputs", expected="at least one batch")
     unrounded = _without_input_quantizers(model)
+    _say_what_stays(unrounded, strict)
     example = map_inputs(example, lambda tensor: tensor.cpu())
-    floating = (_text if has_sequences(example) else _images)(unrounded, example)
+    floating = (_text if has_sequences(example) else _images)(with_names(unrounded), example)
     with tempfile.TemporaryDirectory() as folder, silence():
         quantized = _dynamic if has_sequences(example) else _static
         data = quantized(floating, batches, Path(folder), ranges)
@@ -94,6 +103,21 @@ def to_integer_onnx(
         )
     write_atomic(path, data)
     return report
+
+
+def _say_what_stays(model: nn.Module, strict: bool) -> None:
+    """Warn of layers that are left in floating point, or refuse them."""
+    layers = [f"{type(layer).__name__} {name!r}" for name, layer in rotated_layers(model).items()]
+    if not layers:
+        return
+    listed = ", ".join(layers[:12]) + (f" and {len(layers) - 12} more" if len(layers) > 12 else "")
+    if strict:
+        raise ExportError(
+            f"layers with no integer form: {listed}",
+            expected="a network that runs in integers throughout",
+            hint="no Incoherent() before, or strict=False, which leaves them in floating point",
+        )
+    warnings.warn(f"stays in floating point: {listed}", StaysFloat, stacklevel=3)
 
 
 def _images(model: nn.Module, example: Inputs) -> bytes:
@@ -150,6 +174,7 @@ def _static(floating: bytes, batches: list[Inputs], folder: Path, ranges: Range)
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         calibrate_method=methods.MinMax if ranges == "minmax" else methods.Percentile,
+        nodes_to_exclude=_left_alone(prepared),
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
     return result.read_bytes()
@@ -164,9 +189,14 @@ def _dynamic(floating: bytes, batches: list[Inputs], folder: Path, ranges: Range
         op_types_to_quantize=TEXT,
         per_channel=True,
         weight_type=quantization.QuantType.QInt8,
+        nodes_to_exclude=_left_alone(prepared),
         extra_options={"DefaultTensorType": optional("onnx").TensorProto.FLOAT},
     )
     return with_sums(result.read_bytes())
+
+
+def _left_alone(prepared: Path) -> list[str]:
+    return rotated_nodes(optional("onnx").load(str(prepared)).graph.node)
 
 
 def _prepared(floating: bytes, folder: Path) -> tuple[Any, Path, Path]:

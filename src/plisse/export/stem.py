@@ -140,7 +140,7 @@ def _shapes(model: nn.Module, layers: dict[str, Any], example: Inputs) -> dict[s
 
 
 def _is_stem(layer: Any) -> bool:
-    if type(layer) is not nn.Conv2d or layer.in_channels > FEW or hasattr(layer, "input_scale"):
+    if type(layer) is not nn.Conv2d or layer.in_channels > FEW or layer._modules:
         return False
     plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
     stride = layer.stride[0]

@@ -16,7 +16,7 @@ from plisse.core.batch import Inputs, call, map_inputs
 from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import baked
-from plisse.errors import GraphError
+from plisse.errors import GraphError, StaysFloat
 from plisse.integer import kernels as fast
 from plisse.integer import reference as exact
 from plisse.integer.forms import Layer
@@ -29,10 +29,6 @@ from plisse.integer.operators import Entry, Symbols, Weighted, Window
 from plisse.integer.pages import use_large_pages
 from plisse.integer.plan import plan
 from plisse.integer.weights import IntegerWeight, integer_weight
-
-
-class StaysFloat(UserWarning):
-    """Operators of a network that run in floating point although the rest runs in integers."""
 
 
 def to_integer(
