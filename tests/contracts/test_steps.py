@@ -57,6 +57,7 @@ CASES = [
     FineTune(steps=3, lr=0.01),
     ReestimateNorm(batches=2),
     FoldBatchNorm(),
+    FoldBatchNorm(keep_statistics=True),
     AbsorbStatistics(),
     CompactSmall(),
     chain(FoldBatchNorm(), Equalize(absorb_bias=True)),

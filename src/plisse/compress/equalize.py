@@ -13,6 +13,7 @@ from plisse.compress.notes import with_notes
 from plisse.compress.pairs import Pair, by_input_channel, scalable_pairs
 from plisse.core import modules
 from plisse.core.batch import Batches, call
+from plisse.core.keptstatistics import kept, scale_kept
 from plisse.core.reparam import baked
 from plisse.errors import InputError
 from plisse.train.task import Task
@@ -94,6 +95,7 @@ def scale_pair(first: Any, second: Any, s: Tensor) -> None:
         first.weight.div_(s.to(kind).reshape(-1, *([1] * (first.weight.dim() - 1))))
         if first.bias is not None:
             first.bias.div_(s.to(kind))
+        scale_kept(first, 1 / s)
         columns = by_input_channel(second, len(first.weight))
         columns.mul_(s.to(kind).reshape(len(columns), 1, -1, 1))
 
@@ -112,6 +114,8 @@ def _absorb(model: nn.Module, pairs: list[Pair], calibration: Batches) -> None:
         for layer, change in ((first, -high), (second, moved)):
             old = 0 if layer.bias is None else layer.bias.detach().double()
             layer.bias = nn.Parameter((old + change).to(layer.weight.dtype))
+        if (statistics := kept(first)) is not None:
+            statistics.kept_mean.sub_(high.to(statistics.kept_mean))
 
 
 def _statistics(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plisse.compress.trace import Trace, sole_holders
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
+from plisse.core.keptstatistics import KeptStatistics
 from plisse.core.reparam import Reparametrized, baked, plain
 from plisse.errors import GraphError
 from plisse.train.task import Task
@@ -29,6 +30,10 @@ class FoldBatchNorm:
     The batch norm becomes an identity. Pairs are found by running the task's example. Computed weights are
     baked first. Raises GraphError where the outputs on the example change by more than rounding.
 
+    keep_statistics: let what training data gave at the folded layer's output hang on it, per channel: mean
+    b_n and deviation |g| sqrt(var) / s (`KeptStatistics`). They go into the file, so that the folded network
+    can still be compressed without data (Haroush et al. 2020, section 3.3).
+
     >>> from plisse.core.batch import BatchList
     >>> from plisse.train.task import classification
     >>> task = classification("none", torch.ones(2, 3), *[BatchList(())] * 3)
@@ -40,9 +45,13 @@ class FoldBatchNorm:
     )
     """
 
+    keep_statistics: bool = False
+
     def __call__(self, model: nn.Module, task: Task) -> nn.Module:
         folded = modules.clone(baked(model))
         for layer, norm in foldable_pairs(folded, task.example):
+            if self.keep_statistics:
+                _keep(folded.get_submodule(layer), folded.get_submodule(norm))
             _fold(folded, layer, norm)
         check_same(model, folded, task.example, "batch norm is folded", HINT)
         return folded
@@ -128,6 +137,17 @@ def _fold(model: nn.Module, layer: str, norm: str) -> None:
         made.weight.copy_(weight * slope.reshape(-1, *([1] * (weight.dim() - 1))))
     made.bias = nn.Parameter(bias.to(made.weight.dtype))
     modules.replace(model, norm, nn.Identity())
+
+
+def _keep(layer: nn.Module, norm: Any) -> None:
+    """In place: hang on `layer` the moments that training data had behind `norm`."""
+    variance, mean = norm.running_var.double(), norm.running_mean
+    std = (variance / (variance + norm.eps)).sqrt()
+    statistics = KeptStatistics(len(mean)).to(mean.device, mean.dtype)
+    statistics.kept_std.copy_(std if norm.weight is None else std * norm.weight.detach().double().abs())
+    if norm.bias is not None:
+        statistics.kept_mean.copy_(norm.bias.detach())
+    statistics.attach(layer)
 
 
 def _absorb(norm: Any) -> None:

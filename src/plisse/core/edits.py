@@ -18,6 +18,7 @@ from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.inputinterval import InputInterval
 from plisse.core.inputscale import InputScale
+from plisse.core.keptstatistics import KeptStatistics
 from plisse.core.rotation import InputRotation, OutputRotation
 from plisse.errors import GraphError, InputError
 
@@ -107,6 +108,7 @@ LAYERS: dict[str, tuple[type[nn.Module], Callable[[Any], dict[str, Any]]]] = {
     "InputScale": (InputScale, InputScale.arguments),
     "InputRotation": (InputRotation, InputRotation.arguments),
     "OutputRotation": (OutputRotation, OutputRotation.arguments),
+    "KeptStatistics": (KeptStatistics, KeptStatistics.arguments),
 }
 
 ATTACHED = {
@@ -116,6 +118,7 @@ ATTACHED = {
     "InputScale": "input_scale",
     "InputRotation": "input_rotation",
     "OutputRotation": "output_rotation",
+    "KeptStatistics": "kept_statistics",
 }
 """Layers that hang on another one, by the name of the child that they are."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from plisse.core import modules
+from plisse.core.keptstatistics import pick_kept
 
 Axis = Literal["out", "in", "both"]
 
@@ -110,5 +111,7 @@ def _shrink(layer: Any, axis: Axis, gone: set[int]) -> None:
         if isinstance(value, nn.Parameter):
             smaller = nn.Parameter(smaller, requires_grad=value.requires_grad)
         setattr(layer, name, smaller)
+    if axis != "in":
+        pick_kept(layer, kept)
     for attribute in side.sizes:
         setattr(layer, attribute, len(kept))

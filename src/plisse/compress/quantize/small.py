@@ -18,7 +18,7 @@ from plisse.errors import InputError
 from plisse.train.task import Task, outputs_on
 
 LOWEST = 1e-12  # the tolerance below which a failed check keeps every tensor in float32
-STATISTIC = "running_var"
+STATISTICS = ("running_var", "kept_std")
 
 
 class Constant(Reparam):
@@ -67,8 +67,8 @@ class CompactSmall:
     """Every float tensor that is no weight matrix and not computed yet gets the cheapest of: constant, 8-bit
     uniform, 12-bit uniform, float16, float32, whose error is tolerable.
 
-    tolerance: squared error as a share of the tensor's energy; for running variances, which are divided by,
-    the mean square of each value's relative error (so that they stay positive).
+    tolerance: squared error as a share of the tensor's energy; for running variances and kept deviations,
+    which are divided by, the mean square of each value's relative error (so that they stay positive).
     divergence: what this may add to the task's divergence from the network as it came, on the calibration
     batches; the tolerance falls tenfold until that holds. None checks nothing.
     """
@@ -121,7 +121,7 @@ def cheapest(values: Reparam, name: str, tolerance: float) -> Reparam | None:
         exact = values().detach().double()
         for form in FORMS:
             found = form(values)
-            if _error(exact, found().double(), name.endswith(STATISTIC)) <= tolerance:
+            if _error(exact, found().double(), name.endswith(STATISTICS)) <= tolerance:
                 return found
     return None
 

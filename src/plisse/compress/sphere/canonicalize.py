@@ -14,6 +14,7 @@ from plisse.compress.sphere.domain import CalibrationBox, Domain, Observed, prea
 from plisse.compress.sphere.moves import Change, carry_out, plan_unit, rescale
 from plisse.compress.sphere.units import Unit, find_units, running
 from plisse.core import modules
+from plisse.core.keptstatistics import forget_kept
 from plisse.core.reparam import baked
 from plisse.errors import GraphError
 from plisse.train.task import Task
@@ -70,6 +71,7 @@ def canonical(
     modules.check_finite(model)
     with running(model):
         folded = modules.clone(FoldBatchNorm()(model, task))
+    forget_kept(folded)  # scales and thresholds move
     units, left = find_units(folded, task.example)
     if not units:
         raise GraphError(
