@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plisse.data.folder import data_folder
+from plisse.data.frames import Chroma, Colour, Frame
+from plisse.data.video import open_video
+from plisse.data.video_out import write_video
+from plisse.errors import InputError, OutputError
+
+
+def clip(n: int, size: tuple[int, int] = (18, 22), chroma: Chroma = "420", full: bool = False) -> list[Frame]:
+    """A square that moves over a slope."""
+    rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    frames = []
+    for index in range(n):
+        rgb = torch.stack([rows * 9, columns * 8, rows + columns], 2).to(torch.uint8)
+        rgb[2 + index : 7 + index, 3:8] = torch.tensor([200, 40, 90], dtype=torch.uint8)
+        frames.append(Frame.from_rgb(rgb, Colour(full=full), chroma, Fraction(index, 25)))
+    return frames
+
+
+def same(a: Frame, b: Frame) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))
+
+
+@pytest.mark.parametrize("name", ["out.y4m", "out.mkv"])
+@pytest.mark.parametrize("size", [(18, 22), (17, 21)], ids=["even", "odd"])
+@pytest.mark.parametrize("chroma", ["420", "444"])
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
+def test_planes_come_back_as_they_were(
+    tmp_path: Path, name: str, size: tuple[int, int], chroma: Chroma, full: bool
+) -> None:
+    frames = clip(3, size, chroma, full)
+    assert write_video(tmp_path / name, frames, 25) == 3
+    video = open_video(tmp_path / name, chroma)
+    again = list(video)
+    assert (video.rate, video.height, video.width) == (25, *size)
+    assert video.colour == frames[0].colour
+    assert all(same(a, b) for a, b in zip(frames, again, strict=True))
+    assert [frame.time for frame in again] == [frame.time for frame in frames]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_range_of_frames_is_read_alone(tmp_path: Path) -> None:
+    frames = clip(5)
+    write_video(tmp_path / "a.y4m", frames, 25)
+    middle = list(open_video(tmp_path / "a.y4m").frames(2, 4))
+    assert [same(a, b) for a, b in zip(middle, frames[2:4], strict=True)] == [True, True]
+
+
+def test_mp4_is_near(tmp_path: Path) -> None:
+    frames = clip(3, (32, 32))
+    write_video(tmp_path / "a.mp4", frames, Fraction(30000, 1001))
+    video = open_video(tmp_path / "a.mp4")
+    assert video.rate == Fraction(30000, 1001)
+    for a, b in zip(frames, video, strict=True):
+        assert (a.planes[0].float() - b.planes[0].float()).abs().mean() < 4
+
+
+def test_a_folder_of_images_sorted_by_number(tmp_path: Path) -> None:
+    frames = clip(12, chroma="444", full=True)
+    assert write_video(tmp_path / "pictures", frames, 25) == 12
+    for index in range(12):  # names without zeros in front
+        (tmp_path / "pictures" / f"frame_{index:05d}.png").rename(tmp_path / "pictures" / f"f{index}.png")
+    again = list(open_video(tmp_path / "pictures", "444"))
+    for a, b in zip(frames, again, strict=True):
+        assert max(int((x.int() - y.int()).abs().max()) for x, y in zip(a.planes, b.planes, strict=True)) <= 1
+    with pytest.raises(InputError, match="not empty"):
+        write_video(tmp_path / "pictures", frames, 25)
+
+
+def save(
+    path: Path, pixel_format: str, arrays: list[np.ndarray[Any, Any]], kind: str, ticks: list[int]
+) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width = arrays[0].shape[:2]
+        stream.pix_fmt = pixel_format  # type: ignore[assignment]
+        stream.codec_context.time_base = Fraction(1, 100)
+        for tick, array in zip(ticks, arrays, strict=True):
+            frame = av.VideoFrame.from_ndarray(array, format=kind).reformat(format=pixel_format)
+            frame.pts, frame.time_base = tick, Fraction(1, 100)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def grey(value: int = 120) -> np.ndarray[Any, Any]:
+    return np.full((16, 16, 3), value, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "kind", "note"),
+    [
+        ("yuv420p10le", "rgb24", "10 bits"),
+        ("yuv422p", "rgb24", "halved"),
+        ("bgra", "rgba", "transparency"),
+        ("gray", "rgb24", ""),
+    ],
+)
+def test_other_pixel_formats_become_planes_and_say_so(
+    tmp_path: Path, pixel_format: str, kind: str, note: str
+) -> None:
+    value = grey()
+    if kind == "rgba":
+        value = np.concatenate([value, np.full((16, 16, 1), 77, np.uint8)], 2)
+    video = open_video(save(tmp_path / "a.mkv", pixel_format, [value], kind, [0]))
+    [frame] = list(video)
+    assert abs(int(frame.rgb()[8, 8, 0]) - 120) <= 3
+    assert bool(video.notes) == bool(note)
+    assert note in " ".join(video.notes)
+
+
+def test_times_of_a_varying_rate_are_kept(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mkv", "yuv420p", [grey(9 * k) for k in range(1, 4)], "rgb24", [0, 4, 20])
+    assert [frame.time for frame in open_video(path)] == [0, Fraction(1, 25), Fraction(1, 5)]
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "f0.png").write_bytes(b"\x89PNG no")
+    with pytest.raises(InputError, match="no video"):
+        open_video(tmp_path / "text.mp4")
+    with pytest.raises(InputError, match="does not exist"):
+        open_video(tmp_path / "none.mp4")
+    with pytest.raises(InputError, match="without images"):
+        open_video(tmp_path / "empty")
+    with pytest.raises(InputError, match="no image"):
+        open_video(tmp_path / "bad")
+    with pytest.raises(InputError, match="chroma '411'"):
+        open_video(tmp_path / "empty", "411")  # type: ignore[arg-type]
+
+
+def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    for name, size in (("f0.png", (8, 8)), ("f1.png", (8, 9))):
+        Image.new("RGB", size).save(tmp_path / name)
+    with pytest.raises(InputError, match=r"f1\.png of 8 x 9"):
+        list(open_video(tmp_path))
+
+
+def test_a_frame_that_cannot_be_decoded_ends_the_video_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.y4m", clip(4), 25)
+    video = open_video(tmp_path / "a.y4m")
+
+    def broken(container: Any) -> Iterator[av.VideoFrame]:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index == 2:
+                raise av.error.InvalidDataError(1, "bad data")
+            yield frame
+
+    whole = av.open
+
+    class Broken:
+        def __init__(self, *args: Any) -> None:
+            self.inner = whole(*args)
+            self.streams = self.inner.streams
+
+        def __enter__(self) -> Broken:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.inner.close()
+
+        def decode(self, video: int) -> Iterator[av.VideoFrame]:
+            return broken(self.inner)
+
+    monkeypatch.setattr(av, "open", Broken)
+    with pytest.warns(UserWarning, match="ends early: frame 2"):
+        assert len(list(video)) == 2
+
+
+def test_a_file_that_was_cut_gives_its_whole_frames(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.y4m", clip(4), 25)
+    data = (tmp_path / "a.y4m").read_bytes()
+    (tmp_path / "b.y4m").write_bytes(data[: len(data) - 30])
+    assert len(list(open_video(tmp_path / "b.y4m"))) == 3
+
+
+def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
+    frames = [*clip(2), *clip(1, (20, 20))]
+    with pytest.raises(InputError, match="frame 2"):
+        write_video(tmp_path / "a.y4m", frames, 25)
+    with pytest.raises(InputError, match="no frames"):
+        write_video(tmp_path / "a.y4m", [], 25)
+    with pytest.raises(InputError, match=r"a\.gif"):
+        write_video(tmp_path / "a.gif", frames, 25)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_video(tmp_path / "none" / "a.y4m", clip(1), 25)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_clips_of_the_data_folder_open() -> None:
+    folder = data_folder()
+    if folder is None or not (folder / "video").is_dir():
+        pytest.skip("no data folder with video")
+    video = open_video(folder / "video" / "carphone_qcif_96f.mkv")
+    frames = list(video.frames(0, 3))
+    assert (video.height, video.width, video.chroma) == (144, 176, "420")
+    assert video.rate == Fraction(30000, 1001)
+    assert len(frames) == 3
+    assert frames[0].colour == Colour("bt601", full=False)
