@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.peers import networks
+from benchmarks.peers import networks, tables
 from benchmarks.peers.__main__ import measured, merged
 from benchmarks.peers.prepare import Reference
 from benchmarks.peers.score import ContractError, Report, ranked, read
@@ -154,3 +154,40 @@ def test_rows_are_ranked_and_replaced_by_tool() -> None:
     assert [(r["tool"], r["rank"], r["score_drop"]) for r in rows] == [("b", 1, 2.0), ("a", 2, 12.0)]
     again = merged({"rows": rows}, "a", Report({}, (row("a", 91.0),)), None, {"resnet20": 92.0})
     assert [(r["tool"], r["score"]) for r in again["rows"]] == [("a", 91.0), ("b", 90.0)]
+
+
+def test_some_rows_of_a_tool_are_replaced_and_the_others_kept() -> None:
+    def row(method: str, score: float) -> dict[str, object]:
+        width = {"setting": "W4A32", "weight_bits": 4, "activation_bits": 32}
+        return {"tool": "a", "network": "resnet20", "method": method, "score": score, **width}
+
+    old = {"rows": [row("one", 80.0), row("two", 81.0)], "tools": {"a": {"versions": {}, "ended": "late"}}}
+    again = merged(old, "a", Report({"x": "1"}, (row("two", 90.0),)), None, {"resnet20": 92.0}, some=True)
+    assert [(r["method"], r["score"]) for r in again["rows"]] == [("two", 90.0), ("one", 80.0)]
+    assert again["tools"]["a"] == {"versions": {"x": "1"}, "ended": "late"}
+
+
+def test_ours_stands_beside_others_within_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mine(method: str, score: float, size: int) -> dict[str, object]:
+        return {"setting": "W4", "method": method, "score": score, "bytes": size}
+
+    rows = [mine("small", 0.90, 100), mine("large", 0.95, 300)]
+    (tmp_path / "quantization_resnet20.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    theirs = {
+        "network": "resnet20",
+        "setting": "W4A32",
+        "weight_bits": 4,
+        "activation_bits": 32,
+        "method": "m",
+    }
+    packed = {**theirs, "tool": "a", "score": 92.0, "bytes": 400, "packed_bytes": 200}
+    wide = {**theirs, "tool": "b", "score": 94.0, "bytes": 400, "packed_bytes": None}
+    other = {**wide, "tool": "c", "setting": "W2A32", "weight_bits": 2}
+    text = tables.section({"rows": [packed, wide, other]})
+    assert "| a | m | 92.00 | 400 | 200 | small | 90.00 | 100 |" in text
+    assert "| b | m | 94.00 | 400 |  | large | 95.00 | 300 |" in text
+    assert "not measured" in text
+    assert "in 1 of 2 comparisons; not beside a resnet20 W4A32." in text

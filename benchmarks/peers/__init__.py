@@ -1,6 +1,7 @@
 """What a user would pick instead, side by side: torchao, ONNX Runtime, optimum-quanto, NNCF and MCT.
 
     PLISSE_PEERS=DIR python -m benchmarks.peers [--small] [--only NAME] [--network NAME]
+                           [--setting W4A4] [--match TEXT] [--seconds S]
 
 ResNet-20 (1,017 lossless CIFAR-10 test images; 256 unlabelled `val` images to calibrate) and MiniLM (Spearman
 on STS-B dev; 512 unlabelled training sentences) go through every tool with the best methods that it offers

@@ -85,18 +85,35 @@ def earlier(name: str) -> dict[str, Any]:
 
 
 def merged(
-    old: Mapping[str, Any], tool: str, report: Report, ended: str | None, floating: Mapping[str, float]
+    old: Mapping[str, Any],
+    tool: str,
+    report: Report,
+    ended: str | None,
+    floating: Mapping[str, float],
+    some: bool = False,
 ) -> dict[str, Any]:
-    """The record with the rows and the state of `tool` replaced."""
-    kept = [row for row in old.get("rows", []) if row["tool"] != tool or row["network"] not in floating]
+    """The record with the rows and the state of `tool` replaced; with `some`, only rows that came again."""
+    anew = {_key(row) for row in report.rows}
+    before = old.get("tools", {}).get(tool, {})
+    kept = [
+        row
+        for row in old.get("rows", [])
+        if row["tool"] != tool or (_key(row) not in anew if some else row["network"] not in floating)
+    ]
     scores = {**old.get("floating", {}), **floating}
-    state = {"versions": dict(report.versions), "ended": ended}
+    state = {"versions": {**before.get("versions", {}), **report.versions}, "ended": ended}
+    if some:
+        state["ended"] = before.get("ended")
     return {
         "floating": scores,
         "float_bytes": old.get("float_bytes", {}),
         "tools": {**old.get("tools", {}), tool: state},
         "rows": ranked([*kept, *report.rows], scores),
     }
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["network"], row["setting"], row.get("method")
 
 
 def main() -> None:
@@ -107,23 +124,25 @@ def main() -> None:
     parser.add_argument("--only", choices=TOOLS, help="run one tool again, keep the rows of the others")
     parser.add_argument("--network", choices=NETWORKS, help="run one network again")
     parser.add_argument("--match", default="", help="only methods whose description contains this")
+    parser.add_argument("--setting", default="", help="only this setting, such as W4A32")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="after which a tool is stopped")
     chosen = parser.parse_args()
     name = "peers_small" if chosen.small else "peers"
     chosen_networks = (chosen.network,) if chosen.network else NETWORKS
-    record = earlier(name) if chosen.only or chosen.network else {}
+    some = bool(chosen.match or chosen.setting)
+    record = earlier(name) if chosen.only or chosen.network or some else {}
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder)
-        references = prepare(job, chosen_networks, chosen.small, chosen.match)
+        references = prepare(job, chosen_networks, chosen.small, chosen.match, chosen.setting)
         floating = floating_scores(job, references)
         sizes = {network: reference.bytes for network, reference in references.items()}
         record["float_bytes"] = {**record.get("float_bytes", {}), **sizes}
         for tool in (chosen.only,) if chosen.only else TOOLS:
-            seconds = SMALL_SECONDS if chosen.small else SECONDS
+            seconds = min(SMALL_SECONDS, chosen.seconds) if chosen.small else chosen.seconds
             report, ended = measured(tool, job, references, seconds)
-            record = merged(record, tool, report, ended, floating)
+            record = merged(record, tool, report, ended, floating, some)
             print(f"{tool}: {len(report.rows)} rows" + (f" ({ended})" if ended else ""), flush=True)
-            if not chosen.match:
-                write(name, record)
+            write(name, record)
     for row in record["rows"]:
         result = f"{row['score']:7.2f} {row['packed_ratio']:6.2f}x" if "score" in row else row["error"][:60]
         print(row["network"], row["setting"], row["tool"], row["method"], result, sep="  ")

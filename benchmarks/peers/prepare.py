@@ -43,14 +43,16 @@ class Reference:
     bytes: int
 
 
-def prepare(job: Path, names: tuple[str, ...], small: bool, match: str = "") -> dict[str, Reference]:
+def prepare(
+    job: Path, names: tuple[str, ...], small: bool, match: str = "", setting: str = ""
+) -> dict[str, Reference]:
     """Write the folder; gives what the scores need, which no worker sees."""
     made = {"resnet20": _resnet20, "minilm": _minilm}
     found = {}
     for name in names:
         (job / name).mkdir(parents=True)
         found[name] = made[name](job / name, small)
-    settings = {"networks": list(names), "small": small, "match": match}
+    settings = {"networks": list(names), "small": small, "match": match, "setting": setting}
     (job / "job.json").write_text(json.dumps(settings))
     return found
 

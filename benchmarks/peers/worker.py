@@ -2,8 +2,8 @@
 
     PYTHON benchmarks/peers/NAME_worker.py JOB OUT
 
-JOB has job.json ({"networks": [...], "small": bool}) and a folder per network, see `prepare`. The worker
-writes one JSON line per configuration to standard output, either of
+JOB has job.json ({"networks": [...], "small": bool, "match": str, "setting": str}) and a folder per network,
+see `prepare`. The worker writes one JSON line per configuration to standard output, either of
 
     {"network", "setting", "weight_bits", "activation_bits", "method", "calibration", "outputs", "bytes",
      "bytes_of", "seconds", "note", "packed_bytes"}
@@ -93,6 +93,8 @@ def main(cases: Iterable[Case], packages: tuple[str, ...]) -> None:
     for number, case in enumerate(cases):
         setting = case.setting
         if setting.network not in wanted["networks"] or wanted.get("match", "") not in setting.method:
+            continue
+        if wanted.get("setting") not in (None, "", setting.setting):
             continue
         files = out / f"files_{number}"
         files.mkdir(parents=True)

@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.cifar import interval
-from benchmarks.quantization.methods import METHODS, SETTINGS, Setting
+from benchmarks.quantization.methods import BESIDE_PEERS, METHODS, SETTINGS, Setting
 from benchmarks.record import RESULTS, write
 from plisse.bitstream import modelfile
 from plisse.compress.finetune import distilled
@@ -132,8 +132,8 @@ def main() -> None:
         subject = opened()
         name = f"quantization_{network}" + ("_small" if chosen.small else "")
         rows = known(name, chosen.fresh)
-        for setting in SETTINGS:
-            if chosen.setting not in (None, setting.name):
+        for setting in (*SETTINGS, *BESIDE_PEERS):
+            if chosen.setting != setting.name and (chosen.setting or setting in BESIDE_PEERS):
                 continue
             for method, steps in METHODS[network](setting).items():
                 done = any(key(old) == (network, setting.name, method) for old in rows)

@@ -44,6 +44,9 @@ SETTINGS = (
     Setting("W3", 3, None),
     Setting("W2", 2, None),
 )
+BESIDE_PEERS = (Setting("W3A8", 3, 8), Setting("W2A8", 2, 8))
+"""Settings of other tools (benchmarks.peers), measured where `--setting` asks for them."""
+
 Methods = dict[str, Chain]
 RANGES: dict[str, Range] = {
     "min-max": MinMax(),
@@ -88,14 +91,9 @@ def convnet(setting: Setting) -> Methods:
 
 def encoder(setting: Setting) -> Methods:
     """For MiniLM: embeddings 4 bits (8 at W8) in affine groups of 64, the encoder as the setting says."""
-    words = Quantize(
-        bits=max(4, setting.weights),
-        symmetric=False,
-        granularity=PerGroup(64),
-        ignore=("transformer.encoder",),
-    )
 
-    def steps(*before: Step, group: int = 64, **fields: Any) -> Chain:
+    def steps(*before: Step, group: int = 64, table: int = max(4, setting.weights), **fields: Any) -> Chain:
+        words = Quantize(table, symmetric=False, granularity=PerGroup(64), ignore=("transformer.encoder",))
         quantize = Quantize(
             bits=setting.weights,
             granularity=PerGroup(group),
@@ -116,6 +114,10 @@ def encoder(setting: Setting) -> Methods:
     methods["GPTQ, BRECQ, groups of 32"] = steps(
         group=32, symmetric=False, rounding=Reconstruct(steps=150, start=GPTQ(samples=128))
     )
+    if setting == Setting("W2", 2, None):  # about the bytes that other tools take at 2 bits
+        methods["GPTQ, BRECQ, groups of 16, embeddings 6 bits"] = steps(
+            group=16, table=6, symmetric=False, rounding=Reconstruct(steps=150, start=GPTQ(samples=128))
+        )
     for name, grid in _grids(setting.weights, PerGroup(64)).items():
         if not isinstance(grid, (ProductQuantization, ResidualQuantization)):  # an hour for 22 M weights
             methods[name] = steps(grid=grid)
