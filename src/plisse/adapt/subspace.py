@@ -1,0 +1,131 @@
+"""A set of weights as a function of the operating point, over any network."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plisse.adapt.elastic import Point, Space, Switching
+from plisse.adapt.reparams import Dial
+from plisse.core.reparam import Reparam, Reparametrized
+
+SizesAt = Callable[[Point], Mapping[str, Mapping[str, int]]]
+
+
+def _no_sizes(point: Point) -> Mapping[str, Mapping[str, int]]:
+    return {}
+
+
+class Subspace(nn.Module):
+    """A network whose weights follow a dial: `select` a point, call it, train it.
+
+    wrapped: the network with a reparametrization of every tensor that depends on the point, all of them
+    reading `dial`. sizes: attributes of its layers that depend on the point, such as the groups of a
+    depthwise convolution. progress: how far training is, 0 to 1 (a buffer, so that a checkpoint resumes it).
+
+    The same tensors come from one function whether they are trained (`forward`), extracted or switched to
+    (`materialised`), so that all three compute the same.
+    """
+
+    progress: Tensor
+
+    def __init__(self, wrapped: Reparametrized, dial: Dial, sizes: SizesAt = _no_sizes) -> None:
+        super().__init__()
+        self.wrapped, self.dial, self._sizes = wrapped, dial, sizes
+        self.register_buffer("progress", torch.zeros(()))
+
+    @property
+    def space(self) -> Space:
+        return self.dial.space
+
+    @property
+    def point(self) -> Point:
+        """The selected point."""
+        return self.dial.point
+
+    def select(self, point: Point) -> None:
+        """Compute at `point` from now on. For one thread: see `elastic` for networks that are served."""
+        self.dial.point = self.space.check(point)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with sized(self.wrapped.model, self._sizes(self.point)):
+            return self.wrapped(*args, **kwargs)
+
+    def with_reparams(self, reparams: Mapping[str, Reparam]) -> None:
+        """Put other reparametrizations in the place of those of the same names, in place."""
+        self.wrapped = Reparametrized(self.wrapped.model, {**self.wrapped.reparams, **reparams})
+
+    def materialised(self, point: Point) -> nn.Module:
+        """The plain network at a point, in evaluation mode; tensors that no point changes are shared with
+        this subspace."""
+        self.select(point)
+        with torch.no_grad():
+            tensors = {name: reparam() for name, reparam in self.wrapped.reparams.items()}
+        network = _sharing(self.wrapped.model)
+        for name, value in tensors.items():
+            _put(network, name, value.detach())
+        for layer, attributes in self._sizes(point).items():
+            _set(network.get_submodule(layer), attributes)
+        return network.eval()
+
+    def elastic(self, *, keep: int = 16) -> Switching:
+        """What serves this subspace: networks are made once per point, `keep` of them held. The weights are a
+        copy; this subspace may be trained on."""
+        mine = copy.deepcopy(self).eval().requires_grad_(False)
+        lock = threading.Lock()
+
+        def make(point: Point) -> nn.Module:
+            with lock:
+                return mine.materialised(point)
+
+        return Switching(mine.space, make, keep=keep)
+
+
+@contextmanager
+def sized(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> Iterator[None]:
+    """Attributes of layers at other values for a while."""
+    before: list[tuple[nn.Module, dict[str, int]]] = []
+    try:
+        for layer, attributes in sizes.items():
+            module = model.get_submodule(layer)
+            before.append((module, {name: getattr(module, name) for name in attributes}))
+            _set(module, attributes)
+        yield
+    finally:
+        for module, attributes in before:
+            _set(module, attributes)
+
+
+def _set(module: nn.Module, attributes: Mapping[str, int]) -> None:
+    for name, value in attributes.items():
+        setattr(module, name, value)
+
+
+def _sharing(model: nn.Module, seen: dict[int, nn.Module] | None = None) -> nn.Module:
+    """A copy of the modules that holds the same tensors; everything else that modules refer to is shared."""
+    seen = {} if seen is None else seen
+    if id(model) in seen:
+        return seen[id(model)]
+    twin = seen[id(model)] = model.__new__(type(model))
+    twin.__dict__ = dict(model.__dict__)
+    for table in ("_parameters", "_buffers", "_modules"):
+        twin.__dict__[table] = dict(model.__dict__[table])
+    for name, child in model._modules.items():
+        if child is not None:
+            twin._modules[name] = _sharing(child, seen)
+    return twin
+
+
+def _put(network: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, attribute = name.rpartition(".")
+    module = network.get_submodule(owner)
+    if attribute in module._parameters:
+        module._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+    else:
+        module._buffers[attribute] = value
