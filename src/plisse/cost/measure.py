@@ -27,12 +27,14 @@ Runnable = nn.Module | Callable[[Inputs], object]
 
 @dataclass(frozen=True)
 class Timing:
-    """median and spread (half the interquartile range) of `repeats` forward passes, in seconds."""
+    """median and spread (half the interquartile range) of `repeats` forward passes, in seconds; p95: the time
+    that 95 % of them keep to, None where only the median is known."""
 
     median: float
     spread: float
     repeats: int
     threads: int
+    p95: float | None = None
 
     def __truediv__(self, other: Timing) -> float:
         """This median as a share of the other's."""
@@ -157,5 +159,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _timing(seconds: list[float], threads: int) -> Timing:
-    low, median, high = np.percentile(seconds, [25, 50, 75])
-    return Timing(float(median), float(high - low) / 2, len(seconds), threads)
+    low, median, high, slow = np.percentile(seconds, [25, 50, 75, 95])
+    return Timing(float(median), float(high - low) / 2, len(seconds), threads, float(slow))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -14,18 +15,26 @@ from plisse.errors import BudgetError, InputError
 
 @dataclass(frozen=True)
 class ProfileRow:
-    """One operating point: its label, what it costs, and how good it is (higher is better)."""
+    """One operating point: its label, what it costs, and how good it is (higher is better).
+
+    p95: seconds that 95 % of the passes keep to. memory: bytes of the weights and of what lives at most
+    during a pass. switch: seconds to make the point the active one. All three are None where not measured.
+    """
 
     point: str
     cost: Cost
     score: float
+    p95: float | None = None
+    memory: int | None = None
+    switch: float | None = None
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Rows measured in one go on one machine."""
+    """Rows measured in one go on one machine. conditions: JSON data on how: task, batch, threads, machine."""
 
     rows: tuple[ProfileRow, ...]
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def frontier(self, by: str = "bytes") -> tuple[ProfileRow, ...]:
         """The rows that no other row beats in both cost and score, cheapest first."""

@@ -63,9 +63,15 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     from plisse.bitstream import modelfile
 
+    modelfile.write(path, file_bytes(model))
+
+
+def file_bytes(model: nn.Module) -> bytes:
+    """What `save` writes. Raises GraphError for a network whose origin is unknown."""
+    from plisse.bitstream import modelfile
+
     origin = origin_of(plain(model))
-    skeleton = build(origin, (origin.name,))
-    modelfile.write(path, modelfile.dumps(model, skeleton, assets=assets(model)))
+    return modelfile.dumps(model, build(origin, (origin.name,)), assets=assets(model))
 
 
 def _open(text: str, allow: Collection[str], seed: int) -> nn.Module:

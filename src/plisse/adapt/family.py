@@ -1,0 +1,68 @@
+"""Several networks of one task, one per size, behind the interface of one elastic network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from plisse.adapt.elastic import Point, Range, Space, Switching
+from plisse.core import modules
+from plisse.errors import InputError
+
+DIGITS = 4
+
+
+def family(networks: Mapping[Point, nn.Module]) -> Switching:
+    """The networks at their points, cheapest first, as one `Elastic`; all stay in memory.
+
+    Points are on one axis. A point between two members is not admissible, as nothing lies there.
+    Raises InputError for no network, or points on several axes.
+
+    >>> nets = family({Point("width", 0.5): nn.Linear(4, 2), Point("width", 1.0): nn.Linear(4, 2)})
+    >>> str(nets.point), [str(point) for point in nets.space.points]
+    ('width=1', ['width=0.5', 'width=1'])
+    """
+    axes = {axis for point in networks for axis in point.settings}
+    if len(axes) != 1:
+        came = f"{len(networks)} networks on {len(axes)} axes"
+        raise InputError(came, expected="at least one network, all on one axis")
+    points = tuple(networks)
+    values = [point.value for point in points]
+    space = Space((Range(axes.pop(), min(values), max(values)),), points)
+    held = {point: modules.clone(network).eval() for point, network in networks.items()}
+
+    def member(point: Point) -> nn.Module:
+        if point not in held:
+            known = ", ".join(map(str, held))
+            raise InputError(f"point {str(point)!r}", expected=f"one of {known}", hint=str(space.largest))
+        return held[point]
+
+    return Switching(space, member, keep=len(held))
+
+
+def by_width(networks: Sequence[nn.Module]) -> Switching:
+    """`family` with each network at its width: its output channels, over all layers with a weight of two or
+    more dimensions, as a share of the widest network's.
+
+    Raises InputError where two are equally wide, which leaves nothing to call them by.
+
+    >>> small, large = (nn.Sequential(nn.Linear(4, n), nn.Linear(n, 2)) for n in (4, 10))
+    >>> [str(point) for point in by_width([large, small]).space.points]
+    ['width=0.5', 'width=1']
+    """
+    channels = [_channels(network) for network in networks]
+    widest = max(channels, default=0)
+    shares = [round(number / max(widest, 1), DIGITS) for number in channels]
+    if len(set(shares)) < len(shares) or not all(shares):
+        raise InputError(
+            f"networks of widths {', '.join(f'{share:g}' for share in sorted(shares))}",
+            expected="networks of different widths, with weights",
+            hint="family({Point('width', 0.5): small, Point('width', 1.0): large})",
+        )
+    ordered = sorted(zip(shares, networks, strict=True), key=lambda pair: pair[0])
+    return family({Point("width", share): network for share, network in ordered})
+
+
+def _channels(network: nn.Module) -> int:
+    return sum(len(weight) for weight in network.parameters() if weight.dim() > 1)
