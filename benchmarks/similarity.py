@@ -1,0 +1,222 @@
+"""How far data sets lie from what a network was trained on: `python -m benchmarks.similarity [--small]`.
+
+ResNet-20 and ResNet-56, trained on CIFAR-10 (all 50,000 official training images). Data sets, each with up to
+1,017 images: training images, the lossless test images and changed copies of these, one class or a part of
+the classes, other photographs (32 x 32 crops of the two that come with scikit-learn), MNIST digits, noise.
+Measured by `similarity` with its interval and the network's confidence; accuracy beside it where there are
+labels. Then loaders that come sorted by class, and a drift monitor: limits learned on 512 validation images,
+batches of 64 test images as they are, and changed from some batch on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from benchmarks.record import write
+from plisse.compress.datafree.drift import DriftMonitor, learned_limits
+from plisse.compress.datafree.similarity import Similarity, similarity
+from plisse.core.batch import Batch, BatchList
+from plisse.data.cifar10 import read_test, read_train, read_validation
+from plisse.data.folder import data_set
+from plisse.data.images import ImageBatches, ImageSet
+from plisse.networks.open import open_model
+
+NETWORKS = ("resnet20", "resnet56")
+BATCH = 64
+Pixels = NDArray[np.uint8]
+ANIMALS, VEHICLES = (2, 3, 4, 5, 6, 7), (0, 1, 8, 9)
+
+
+def changes() -> dict[str, Callable[[Pixels], Pixels]]:
+    """Changed copies of images [N, 32, 32, 3]."""
+    return {
+        "rotated by 90 degrees": lambda x: np.ascontiguousarray(np.rot90(x, axes=(1, 2))),
+        "JPEG, quality 75": _jpeg,
+        "brightness x 0.7": lambda x: np.rint(0.7 * x).astype(np.uint8),
+        "grey": lambda x: np.repeat(np.rint(x.mean(3, keepdims=True)), 3, 3).astype(np.uint8),
+        "noise of deviation 0.05 added": _noisy,
+        "blur, 3 x 3": _blurred,
+        "pixels shuffled": _shuffled,
+    }
+
+
+def data_sets(test: ImageSet, train: ImageSet) -> Iterator[tuple[str, ImageSet]]:
+    """Name and images, roughly in the order that common sense expects."""
+    assert test.labels is not None
+    yield "training images", train.sample(len(test))
+    yield "test images", test
+    for name, kept in (("animals", ANIMALS), ("vehicles", VEHICLES), ("one class: cats", (3,))):
+        yield name, test.take(np.flatnonzero(np.isin(test.labels, kept)))
+    for name, change in changes().items():
+        yield name, ImageSet(change(test.pixels), test.labels, test.classes)
+    yield "other photographs", photographs(len(test))
+    yield "MNIST digits", digits(len(test))
+
+
+def photographs(n: int) -> ImageSet:
+    """Crops of 32 x 32 pixels, at a quarter of the resolution."""
+    from sklearn.datasets import load_sample_images
+
+    draw = np.random.default_rng(0)
+    small = [
+        np.asarray(
+            Image.fromarray(image).resize((image.shape[1] // 4, image.shape[0] // 4), Image.Resampling.BOX)
+        )
+        for image in load_sample_images().images
+    ]
+    crops = []
+    for number in range(n):
+        image = small[number % len(small)]
+        top, left = (int(draw.integers(0, side - 31)) for side in image.shape[:2])
+        crops.append(image[top : top + 32, left : left + 32])
+    return ImageSet(np.stack(crops), None)
+
+
+def digits(n: int) -> ImageSet:
+    """White on black, with a border of 2 pixels, three equal channels."""
+    import gzip
+
+    data = gzip.decompress((data_set("mnist") / "t10k-images-idx3-ubyte.gz").read_bytes())
+    grey = np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28)[:n]
+    return ImageSet(np.repeat(np.pad(grey, ((0, 0), (2, 2), (2, 2)))[..., None], 3, 3), None)
+
+
+def _jpeg(pixels: Pixels) -> Pixels:
+    def coded(image: Pixels) -> Pixels:
+        kept = io.BytesIO()
+        Image.fromarray(image).save(kept, "JPEG", quality=75)
+        return np.asarray(Image.open(kept))
+
+    return np.stack([coded(image) for image in pixels])
+
+
+def _noisy(pixels: Pixels) -> Pixels:
+    noise = np.random.default_rng(0).normal(0, 0.05 * 255, pixels.shape)
+    return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
+
+
+def _blurred(pixels: Pixels) -> Pixels:
+    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    mean = F.avg_pool2d(F.pad(planes, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return mean.round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _shuffled(pixels: Pixels) -> Pixels:
+    order = np.random.default_rng(0).permutation(32 * 32)
+    return pixels.reshape(len(pixels), -1, 3)[:, order].reshape(pixels.shape)
+
+
+def distances(model: nn.Module, test: ImageSet, train: ImageSet) -> list[dict[str, Any]]:
+    rows = []
+    for name, images in data_sets(test, train):
+        found = quietly(model, ImageBatches(images, BATCH))
+        rows.append({"data": name, **row(found), "accuracy": _accuracy(model, images)})
+    noise = torch.randn(len(test), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = quietly(model, BatchList(tuple(Batch(part) for part in noise.split(BATCH))))
+    rows.append({"data": "noise, N(0, 1)", **row(found), "accuracy": None})
+    for each in rows:
+        print(each, flush=True)
+    return rows
+
+
+def row(found: Similarity) -> dict[str, Any]:
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "confidence": found.confidence,
+        "n": found.n,
+        "furthest": found.furthest(),
+    }
+
+
+def quietly(model: nn.Module, batches: Any, **given: Any) -> Similarity:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return similarity(model, batches, **given)
+
+
+def _accuracy(model: nn.Module, images: ImageSet) -> float | None:
+    if images.labels is None:
+        return None
+    with torch.inference_mode():
+        found = [model(batch.inputs).argmax(1) == batch.target for batch in ImageBatches(images, 256)]
+    return float(torch.cat(found).float().mean())
+
+
+def loaders(model: nn.Module, test: ImageSet) -> list[dict[str, Any]]:
+    """The same images in three orders: the value, whether a warning came, the mean of values of batches."""
+    assert test.labels is not None
+    orders = {
+        "as they come": np.arange(len(test)),
+        "shuffled": np.random.default_rng(0).permutation(len(test)),
+        "sorted by class": np.argsort(test.labels, kind="stable"),
+    }
+    rows = []
+    for name, order in orders.items():
+        batches = ImageBatches(test.take(order), BATCH)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = similarity(model, batches)
+        each = [quietly(model, BatchList((batch,))).value for batch in batches]
+        rows.append(
+            {"order": name, **row(found), "warned": bool(said), "mean_of_batches": float(np.mean(each))}
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def drift(model: nn.Module, test: ImageSet, validation: ImageSet) -> list[dict[str, Any]]:
+    """Ten batches as they are, then up to thirty changed ones, each drawn anew: when the alarm came."""
+    limits = learned_limits(model, ImageBatches(validation, BATCH))
+    rows = []
+    for name, change in {"nothing": lambda x: x, **changes()}.items():
+        monitor = DriftMonitor(model, limits)
+        draw = np.random.default_rng(0)
+        early, late, reasons = 0, None, ()
+        for number in range(40):
+            images = test.take(draw.permutation(len(test))[:BATCH])
+            pixels = images.pixels if number < 10 else change(images.pixels)
+            state = monitor.observe(ImageBatches(ImageSet(pixels, None), BATCH)[0])
+            if state.alarm and number < 10:
+                early += 1
+            elif state.alarm and late is None:
+                late, reasons = number - 9, state.reasons
+            if late is not None:
+                break
+        rows.append({"change": name, "false_alarms": early, "batches_to_alarm": late, "reasons": reasons})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="ResNet-20, 256 images, half a minute")
+    small = parser.parse_args().small
+    folder = data_set("cifar10")
+    test, train, validation = read_test(folder), read_train(folder, 2), read_validation(folder, 1)
+    if small:
+        test = test.take(np.arange(256))
+    found: list[dict[str, Any]] = []
+    for name in NETWORKS[:1] if small else NETWORKS:
+        model = open_model(name, data_set("models", f"cifar10_{name}.safetensors")).eval()
+        table: dict[str, Any] = {"network": name, "rows": distances(model, test, train)}
+        table["loaders"] = loaders(model, test)
+        table["drift"] = drift(model, test, validation.sample(512))
+        found.append(table)
+        write("similarity_small" if small else "similarity", {"networks": found})
+
+
+if __name__ == "__main__":
+    main()
