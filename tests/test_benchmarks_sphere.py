@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.sphere import storage, tables, training
+from benchmarks.sphere import order, storage, tables, training
 from plisse.compress.sphere.training import Project
 from plisse.train.loop import fit
 from plisse.train.optimizers import AdamW
@@ -77,6 +77,54 @@ def test_bytes_at_equal_divergence_are_interpolated():
     assert found[0]["bytes"][storage.REFERENCE] == 400
 
 
+def test_bytes_at_equal_score_are_those_that_first_reach_it():
+    made = [{**row, "score": 0.1 * row["bits"] - 0.1 * (row["form"] == "other")} for row in rows()]
+    found = storage.at_equal_score(made)
+    assert [row["bytes"]["other"] for row in found] == [500, 400, 300]
+    assert [row["bytes"][storage.REFERENCE] for row in found] == [400, 300, 200]
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "size"),
+    [
+        ([(100, 0.1), (400, 0.3)], 0.2, 200),
+        ([(400, 0.3), (100, 0.1)], 0.3, 400),
+        ([(100, 0.1), (200, 0.3), (400, 0.25)], 0.25, 168),
+        ([(100, 0.1), (400, 0.3)], 0.4, None),
+        ([(100, 0.1), (400, 0.3)], 0.05, None),
+    ],
+    ids=["between", "at a file", "first reached", "above", "below"],
+)
+def test_least_bytes(files, wanted, size):
+    assert storage.least_bytes(files, wanted) == size
+
+
+def test_orders_are_compared_by_place_and_by_cut():
+    values = torch.arange(1.0, 101.0)
+    assert order.compared(values, 3 * values) == pytest.approx(
+        {"same_place": 1.0, "same_half": 1.0, "same_cut": 1.0, "widest_swap": 0.0}
+    )
+    swapped = values.clone()
+    swapped[[49, 50]] = values[[50, 49]]  # across the middle
+    found = order.compared(values, swapped)
+    assert found["same_place"] == pytest.approx(0.98)
+    assert found["same_half"] == pytest.approx(0.98)
+    assert found["same_cut"] == pytest.approx(98 / 99)
+    assert found["widest_swap"] == pytest.approx(1 / 51)
+
+
+def test_every_case_has_three_splits_within_its_box():
+    for case in training.cases(small=False):
+        assert len(case.splits) == 3
+        assert float(case.splits[0][0].abs().max()) <= 1
+        assert all(len(x) == len(y) for x, y in case.splits)
+    assert {"5-D polynomial", "5-D Gaussian"} <= {case.name for case in training.cases(small=False)}
+
+
 def test_tables_render():
     data = {"storage": rows(), "equal_divergence": storage.at_equal_divergence(rows())}
     assert "1.250x" in tables.section(data)
+    data = {"order": [{"type": "float32", "powers_of_two": False, "form_in": "float64"}]}
+    found = order.compared(torch.arange(4.0), torch.arange(4.0))
+    data["order"][0].update(plain=found, canonical=found)
+    assert "| float32, factors of any kind | float64 | 100.00 % |" in tables.section(data)

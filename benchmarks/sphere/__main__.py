@@ -1,9 +1,10 @@
 """The reduced parameter space: `python -m benchmarks.sphere [--small] [--only PART]`.
 
 training     networks with ReLU on functions of the paper's kind and on two real sets: standard training and
-             the reduced space (10 runs each, AdamW, cosine, the same steps; the learning rate of each method
+             the reduced space (20 runs each, AdamW, cosine, the same steps; the learning rate of each method
              is the one with the least median error on validation data); errors on test data
-storage      bytes of files with and without the canonical form, at 2 to 6 bits; scores of the decoded files
+storage      bytes of files with and without the canonical form, at 2 to 6 bits, of three digits networks and
+             of ResNet-20 where its data are there; scores of the decoded files
 order        the order of magnitudes after random rescaling, with and without the form
 equivalence  random networks before and after: largest error, neurons removed
 
@@ -14,20 +15,25 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from benchmarks.record import RESULTS, write
 from benchmarks.sphere import storage, training
+from benchmarks.sphere.order import KINDS, pruning_order
 from plisse.data.folder import data_folder, data_set
 from plisse.networks.open import open_model
+from plisse.train.task import Task
 from plisse.train.tasks import open_task
 
 Record = dict[str, Any]
+Keep = Callable[[Record], Record]
 PARTS = ("equivalence", "order", "storage", "training")
-RUNS, STEPS = 10, 500
+RUNS = 20
+SMALL_RUNS, SMALL_STEPS = 4, 100
 
 
 def equivalence(record: Record, small: bool) -> Record:
@@ -37,32 +43,47 @@ def equivalence(record: Record, small: bool) -> Record:
 def order(record: Record, small: bool) -> Record:
     task = open_task("digits")
     model = storage.trained_digits(task, 0)
-    kinds = ((torch.float64, False), (torch.float32, False), (torch.float32, True))
-    return {"order": [storage.pruning_order(model, task, *kind) for kind in kinds]}
+    return {"order": [pruning_order(model, task, *kind) for kind in KINDS]}
 
 
-def with_storage(record: Record, small: bool, name: str) -> Record:
-    """Three digits networks, or ResNet-20 where its data are there."""
-    rows = [row for row in record.get("storage", []) if not row["network"].startswith(name)]
-    if name == "digits":
+def measure_storage(network: str, small: bool, keep: Keep) -> None:
+    """Three digits networks, or ResNet-20: rows as they come."""
+    if network == "digits":
         task = open_task("digits")
         for seed in range(1 if small else 3):
-            rows += storage.compare_bytes(
-                f"digits_cnn, seed {seed}", storage.trained_digits(task, seed), task
-            )
-    else:
-        task = open_task("cifar10")
-        model = open_model("resnet20", weights=data_set("models", "cifar10_resnet20.safetensors"))
-        rows += storage.compare_bytes("resnet20", model, task)
-    return {"storage": rows, "equal_divergence": storage.at_equal_divergence(rows)}
+            name = f"digits_cnn, seed {seed}"
+            _keep_storage(name, lambda seed=seed: storage.trained_digits(task, seed), task, keep)  # type: ignore[misc]
+        return
+    weights = data_set("models", "cifar10_resnet20.safetensors")
+    _keep_storage("resnet20", lambda: open_model("resnet20", weights=weights), open_task("cifar10"), keep)
 
 
-def with_case(record: Record, case: training.Case, small: bool) -> Record:
-    rows = [row for row in record.get("training", []) if row["case"] != case.name]
-    found = training.compare(case, 4 if small else RUNS, 100 if small else STEPS)
-    for row in found:
-        print({key: row[key] for key in ("case", "method", "rate", "median", "worst", "seconds")}, flush=True)
-    return {"training": [*rows, *found]}
+def _keep_storage(name: str, make: Callable[[], nn.Module], task: Task, keep: Keep) -> None:
+    found = {row["bits"] for row in keep({}).get("storage", []) if row["network"] == name}
+    if found.issuperset(storage.BITS):
+        return
+    for made in storage.compare_bytes(name, make(), task, found):
+        rows = sorted([*keep({}).get("storage", []), *made], key=lambda row: row["network"])
+        print(*made, sep="\n", flush=True)
+        equal = storage.at_equal_divergence(rows)
+        keep({"storage": rows, "equal_divergence": equal, "equal_score": storage.at_equal_score(rows)})
+
+
+def measure_training(case: training.Case, small: bool, keep: Keep) -> None:
+    runs = SMALL_RUNS if small else RUNS
+    for steps in (SMALL_STEPS,) if small else case.steps:
+        for method in training.METHODS:
+            rows = keep({}).get("training", [])
+            own = {row["method"]: row for row in rows if (row["case"], row["steps"]) == (case.name, steps)}
+            if method in own:
+                continue
+            standard = own["standard"]["errors"] if own else None
+            row = training.measure(case, method, runs, steps, standard)
+            print({key: row[key] for key in SHOWN}, flush=True)
+            keep({"training": [*rows, row]})
+
+
+SHOWN = ("case", "steps", "method", "rate", "mean", "mean_to_standard", "seconds")
 
 
 def known(name: str, fresh: bool) -> Record:
@@ -92,16 +113,12 @@ def main() -> None:
 
     for part, measure in (("equivalence", equivalence), ("order", order)):
         if part in wanted and part not in record:
-            record = keep(measure(record, chosen.small))
-            print(record[part], flush=True)
+            print(keep(measure(record, chosen.small))[part], flush=True)
     for case in training.cases(chosen.small) if "training" in wanted else ():
-        if case.name not in {row["case"] for row in record.get("training", [])}:
-            record = keep(with_case(record, case, chosen.small))
+        measure_training(case, chosen.small, keep)
     networks = ("digits", "resnet20") if data_folder() and not chosen.small else ("digits",)
     for network in networks if "storage" in wanted else ():
-        if not any(row["network"].startswith(network) for row in record.get("storage", [])):
-            record = keep(with_storage(record, chosen.small, network))
-            print(*record["equal_divergence"], sep="\n", flush=True)
+        measure_storage(network, chosen.small, keep)
 
 
 if __name__ == "__main__":

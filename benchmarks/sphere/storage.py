@@ -1,10 +1,10 @@
-"""Bytes with and without the canonical form, pruning order, and equivalence."""
+"""Bytes with and without the canonical form, and equivalence."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import random
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.bitstream import modelfile
-from plisse.compress.equalize import Equalize, scale_pair
+from plisse.compress.equalize import Equalize
 from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.quantize.grids import PerChannel, PerTensor
 from plisse.compress.quantize.quantize import Quantize
@@ -20,17 +20,16 @@ from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.sphere.canonicalize import Canonicalize, canonical
 from plisse.compress.sphere.domain import Box, Observed
 from plisse.compress.sphere.shared import SharedGrid
-from plisse.compress.sphere.units import find_units
 from plisse.compress.step import Step, chain
-from plisse.core import modules
 from plisse.core.batch import Batch, BatchList
 from plisse.core.origin import Origin, origin_of
 from plisse.core.reparam import plain
 from plisse.networks.build import build
-from plisse.train.evaluate import evaluate
 from plisse.train.loop import fit
 from plisse.train.optimizers import AdamW
 from plisse.train.task import Task, classification, outputs_on
+
+Rows = list[dict[str, Any]]
 
 REFERENCE = "folded, per channel"
 SHARED = "canonical, one grid per fan-in"
@@ -38,32 +37,38 @@ BITS = (2, 3, 4, 5, 6)
 STRETCHES = (0.8, 1.0, 1.2, 1.45)
 
 
-def forms(bits: int, stretch: float) -> dict[str, Step]:
-    """Ways to the same number of bits; small tensors are compacted alike."""
-    shared, small = Quantize(grid=SharedGrid(bits, stretch, elsewhere=PerChannel())), CompactSmall()
-    tensor, channel = (Quantize(bits, granularity=kind) for kind in (PerTensor(), PerChannel()))
-    exact, observed = Canonicalize(), Canonicalize(Observed())
+def bases(model: nn.Module, task: Task) -> dict[str, nn.Module]:
+    """The forms in which weights are rounded: all compute what `model` does, without batch norm."""
     return {
-        REFERENCE: chain(FoldBatchNorm(), channel, small),
-        "folded, per tensor": chain(FoldBatchNorm(), tensor, small),
-        "equalized, per tensor": chain(FoldBatchNorm(), Equalize(), tensor, small),
-        "canonical, per channel": chain(exact, channel, small),
-        "canonical, per tensor": chain(exact, tensor, small),
-        SHARED: chain(exact, shared, small),
-        "canonical (observed), per channel": chain(observed, channel, small),
-        "canonical (observed), one grid per fan-in": chain(observed, shared, small),
+        "folded": FoldBatchNorm()(model, task),
+        "equalized": chain(FoldBatchNorm(), Equalize())(model, task),
+        "canonical": Canonicalize()(model, task),
+        "canonical (observed)": Canonicalize(Observed())(model, task),
     }
 
 
-def chosen_stretch(model: nn.Module, task: Task, bits: int) -> float:
+def grids(bits: int, stretch: float) -> dict[str, tuple[str, Step]]:
+    """Ways to the same number of bits, by name: the form and how its weights are rounded."""
+    tensor, channel = (Quantize(bits, granularity=kind) for kind in (PerTensor(), PerChannel()))
+    shared = Quantize(grid=SharedGrid(bits, stretch, elsewhere=PerChannel()))
+    return {
+        REFERENCE: ("folded", channel),
+        "folded, per tensor": ("folded", tensor),
+        "equalized, per tensor": ("equalized", tensor),
+        "canonical, per channel": ("canonical", channel),
+        "canonical, per tensor": ("canonical", tensor),
+        SHARED: ("canonical", shared),
+        "canonical (observed), per channel": ("canonical (observed)", channel),
+        "canonical (observed), one grid per fan-in": ("canonical (observed)", shared),
+    }
+
+
+def chosen_stretch(form: nn.Module, wanted: list[Tensor], task: Task, bits: int) -> float:
     """The factor of all steps with the least divergence on calibration inputs."""
-    wanted = outputs_on(model, task.calibration)
-    tried = {
-        stretch: _divergence(
-            task, wanted, outputs_on(forms(bits, stretch)[SHARED](model, task), task.calibration)
-        )
-        for stretch in STRETCHES
-    }
+    tried = {}
+    for stretch in STRETCHES:
+        rounded = grids(bits, stretch)[SHARED][1](form, task)
+        tried[stretch] = _divergence(task, wanted, outputs_on(rounded, task.calibration))
     return min(tried, key=lambda stretch: tried[stretch])
 
 
@@ -75,88 +80,92 @@ def trained_digits(task: Task, seed: int) -> nn.Module:
     return model
 
 
-def compare_bytes(name: str, model: nn.Module, task: Task) -> list[dict[str, Any]]:
-    """One row per form and bits: bytes of the file, score and divergence of what it decodes to."""
-    before, wanted = evaluate(model, task).score, outputs_on(model, task.holdout)
-    rows = []
+def compare_bytes(name: str, model: nn.Module, task: Task, known: Collection[int] = ()) -> Iterator[Rows]:
+    """For every number of bits that is not `known` yet one row per form: bytes of the file, score and
+    divergence of what it decodes to. Small tensors are compacted alike."""
+    wanted, seen = outputs_on(model, task.holdout), outputs_on(model, task.calibration)
+    made = bases(model, task)
     for bits in BITS:
-        stretch = chosen_stretch(model, task, bits)
-        for form, steps in forms(bits, stretch).items():
-            small = steps(model, task)
-            skeleton = build(origin_of(plain(small)))
-            data = modelfile.dumps(small, skeleton)
-            decoded = modelfile.loads(data, build)
+        if bits in known:
+            continue
+        stretch = chosen_stretch(made["canonical"], seen, task, bits)
+        rows = []
+        for way, (form, quantize) in grids(bits, stretch).items():
+            small = chain(quantize, CompactSmall())(made[form], task)
+            data = modelfile.dumps(small, build(origin_of(plain(small))))
+            found = outputs_on(modelfile.loads(data, build), task.holdout)
             rows.append(
                 {
                     "network": name,
-                    "form": form,
+                    "form": way,
                     "bits": bits,
-                    "stretch": stretch if "one grid" in form else None,
+                    "stretch": stretch if "one grid" in way else None,
                     "bytes": len(data),
-                    "score_before": before,
-                    "score": evaluate(decoded, task).score,
-                    "divergence": _divergence(task, wanted, outputs_on(decoded, task.holdout)),
+                    "score_before": _score(task, wanted),
+                    "score": _score(task, found),
+                    "divergence": _divergence(task, wanted, found),
                     "parameters": sum(p.numel() for p in plain(small).parameters()),
                 }
             )
-    return rows
+        yield rows
+
+
+def _score(task: Task, outputs: list[Tensor]) -> float:
+    predicted = torch.cat([task.score.predict(part) for part in outputs])
+    return task.score.summary(predicted, torch.cat([batch.target for batch in task.holdout]))  # type: ignore[misc]
 
 
 def _divergence(task: Task, wanted: list[Tensor], found: list[Tensor]) -> float:
     return float(task.divergence(torch.cat(wanted), torch.cat(found)))
 
 
-def at_equal_divergence(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Bytes that each form needs for the divergence of the reference at 4, 3 and 2 bits: interpolated between
-    its own files, in logarithms; None outside of what was measured."""
+def at_equal_divergence(rows: Rows) -> Rows:
+    """Bytes that each form needs for the divergence of the reference at 4, 3 and 2 bits; None outside of
+    what was measured."""
+    return _needed(rows, "divergence", lambda row: -float(np.log(row["divergence"])))
+
+
+def at_equal_score(rows: Rows) -> Rows:
+    """The same for the score of the reference."""
+    return _needed(rows, "score", lambda row: float(row["score"]))
+
+
+def _needed(rows: Rows, key: str, quality: Callable[[dict[str, Any]], float]) -> Rows:
     found = []
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
         for bits in (4, 3, 2):
-            reference = next(row for row in own if (row["form"], row["bits"]) == (REFERENCE, bits))
-            needed = {}
-            for form in dict.fromkeys(row["form"] for row in own):
-                curve = sorted((row["divergence"], row["bytes"]) for row in own if row["form"] == form)
-                x, y = np.log(np.array(curve).T)
-                target = np.log(reference["divergence"])
-                inside = x[0] <= target <= x[-1]
-                needed[form] = round(float(np.exp(np.interp(target, x, y)))) if inside else None
-            found.append(
-                {"network": network, "bits": bits, "divergence": reference["divergence"], "bytes": needed}
-            )
+            reference = next((row for row in own if (row["form"], row["bits"]) == (REFERENCE, bits)), None)
+            if reference is None:
+                continue
+            needed = {
+                form: least_bytes(
+                    [(row["bytes"], quality(row)) for row in own if row["form"] == form], quality(reference)
+                )
+                for form in dict.fromkeys(row["form"] for row in own)
+            }
+            found.append({"network": network, "bits": bits, key: reference[key], "bytes": needed})
     return found
 
 
-def pruning_order(model: nn.Module, task: Task, kind: torch.dtype, powers: bool = False) -> dict[str, Any]:
-    """Share of weights with the same place in the order of magnitudes, and share of equal decisions at half
-    of them, after every hidden channel was rescaled at random by exp(N(0, 1)); with and without the form.
-    powers: of two, which rescale without rounding."""
-    assert isinstance(task.example, Tensor)
-    torch.manual_seed(0)
-    folded = modules.clone(FoldBatchNorm()(model, task)).to(kind)
-    scaled = copy.deepcopy(folded)
-    task = classification("rescaled", task.example.to(kind), *[BatchList(())] * 3)
-    for unit in find_units(folded, task.example)[0]:
-        first: Any = scaled.get_submodule(unit.first)
-        log = torch.randn(len(first.weight))
-        factor = 2 ** log.round() if powers else log.exp()
-        scale_pair(first, scaled.get_submodule(unit.second), factor.to(kind))
-    step = Canonicalize(Box(0.0, 1.0))
-    pairs = {"plain": (folded, scaled), "canonical": (step(folded, task), step(scaled, task))}
-    found: dict[str, Any] = {"type": str(kind).removeprefix("torch."), "powers_of_two": powers}
-    for name, pair in pairs.items():
-        orders = [_magnitudes(network).argsort(stable=True) for network in pair]
-        halves = [torch.zeros(len(order)).index_fill(0, order[: len(order) // 2], 1.0) for order in orders]
-        found[name] = {
-            "same_place": float((orders[0] == orders[1]).double().mean()),
-            "same_half": float((halves[0] == halves[1]).double().mean()),
-        }
-    return found
+def least_bytes(files: list[tuple[int, float]], wanted: float) -> int | None:
+    """Bytes at which quality first reaches `wanted`, between two files by the logarithm of bytes; None where
+    no file reaches it, or the smallest does already.
 
-
-def _magnitudes(model: nn.Module) -> Tensor:
-    names = modules.weight_names(model)
-    return torch.cat([modules.tensor(model, name).detach().abs().flatten() for name in names])
+    >>> least_bytes([(100, 0.0), (400, 1.0)], 0.5)
+    200
+    """
+    before: tuple[int, float] | None = None
+    for size, quality in sorted(files):
+        if quality >= wanted:
+            if quality == wanted:
+                return size
+            if before is None:
+                return None
+            share = (wanted - before[1]) / (quality - before[1])
+            return round(before[0] * (size / before[0]) ** share)
+        before = size, quality
+    return None
 
 
 def equivalence(networks: int) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ def training(data: Data) -> str:
     rows = [
         (
             row["case"],
+            row["steps"],
             row["method"],
             f"{row['rate']:g}",
             *(_interval(row[key]) for key in ("median", "mean", "worst")),
@@ -30,14 +31,14 @@ def training(data: Data) -> str:
         for row in data["training"]
     ]
     first = data["training"][0]
-    text = f"""Training: {first["runs"]} runs of every method with the same AdamW, cosine schedule
-and {first["steps"]} steps; the learning rate is the one with the least median error on validation data,
-searched by factors of 3. Errors on test data (mean squared error; digits: share of wrong classes), with 95 %
-bootstrap intervals over the runs.
+    text = f"""Training: {first["runs"]} runs of every method with the same AdamW, cosine schedule and steps;
+the learning rate is the one with the least median error on validation data, searched by factors of 3.
+Thresholds are clamped where nothing else is said. Errors on test data (mean squared error; digits: share of
+wrong classes), with 95 % bootstrap intervals over the runs.
 
 """
     return text + _table(
-        ("function or data", "method", "rate", "median", "mean", "worst", "mean / standard"), rows
+        ("function or data", "steps", "method", "rate", "median", "mean", "worst", "mean / standard"), rows
     )
 
 
@@ -58,7 +59,25 @@ on calibration inputs.
 
 
 def equal(data: Data) -> str:
-    rows = data["equal_divergence"]
+    text = """Bytes at equal divergence of the outputs from those of the original, as a share of the file
+with scales per channel (interpolated between files of 2 to 6 bits):
+
+"""
+    text += _table(HEAD_EQUAL, _shares(data["equal_divergence"]))
+    if data.get("equal_score"):
+        text += """
+The same at equal accuracy: bytes at which a form first reaches the accuracy that scales per channel have at
+4, 3 and 2 bits. Accuracies near that of the original differ by chance.
+
+"""
+        text += _table(HEAD_EQUAL, _shares(data["equal_score"]))
+    return text
+
+
+HEAD_EQUAL = ("network", "form", "as 4 bits", "as 3 bits", "as 2 bits")
+
+
+def _shares(rows: Rows) -> list[tuple[str, ...]]:
     lines = []
     for network in _networks(rows):
         for form in rows[0]["bytes"]:
@@ -71,30 +90,40 @@ def equal(data: Data) -> str:
                 ]
                 cells.append("outside" if None in shares else f"{fmean(shares):.3f}x")
             lines.append((network, form, *cells))
-    text = """Bytes at equal divergence of the outputs from those of the original, as a share of the file
-with scales per channel (interpolated between files of 2 to 6 bits):
-
-"""
-    return text + _table(("network", "form", "as 4 bits", "as 3 bits", "as 2 bits"), lines)
+    return lines
 
 
 def order(data: Data) -> str:
     lines = [
         (
             f"{row['type']}, factors {'that are powers of two' if row['powers_of_two'] else 'of any kind'}",
-            *(f"{100 * row[name][key]:.2f} %" for name in ("plain", "canonical") for key in KEYS),
+            row["form_in"],
+            *(f"{100 * row['plain'][key]:.2f} %" for key in KEYS[:2]),
+            *(f"{100 * row['canonical'][key]:.2f} %" for key in KEYS),
+            f"{row['canonical']['widest_swap']:.1e}",
         )
         for row in data["order"]
     ]
     text = """Pruning after random rescaling of every hidden channel (digits network): share of weights at the
-same place in the order of magnitudes, and of equal decisions when half of the weights go.
+same place in the order of magnitudes, of equal decisions when half of the weights go, and of all cuts (one
+weight goes, two go, ...) that take the same weights. Widest swap: the largest relative difference between
+neighbours in the order that changed places; float32 rounds by up to 6e-8 at every change.
 
 """
-    head = ("weights", "plain: same place", "same decision", "canonical: same place", "same decision")
+    head = (
+        "weights",
+        "form computed in",
+        "plain: same place",
+        "same decision",
+        "canonical: same place",
+        "same decision",
+        "same cuts",
+        "widest swap",
+    )
     return text + _table(head, lines)
 
 
-KEYS = ("same_place", "same_half")
+KEYS = ("same_place", "same_half", "same_cut")
 
 
 def equivalence(data: Data) -> str:

@@ -37,6 +37,7 @@ METHODS: dict[str, Method | None] = {
     "standard": None,
     "standard, start on the sphere": None,
     "normalized": Normalized(),
+    "normalized, tanh thresholds": Normalized("squashed"),
     "projected": Projected(),
     "Riemannian": Riemannian(),
 }
@@ -44,12 +45,14 @@ METHODS: dict[str, Method | None] = {
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Inputs [N, d] and targets of three splits. hidden: neurons per layer. batch: samples, 0 for all."""
+    """Inputs [N, d] and targets of three splits. hidden: neurons per layer. batch: samples, 0 for all. steps:
+    of training, each a setting of its own."""
 
     name: str
     hidden: tuple[int, ...]
     splits: tuple[tuple[Tensor, Tensor], ...]
     batch: int = 0
+    steps: tuple[int, ...] = (500,)
 
     @property
     def classes(self) -> int:
@@ -115,23 +118,32 @@ def cases(small: bool) -> list[Case]:
         synthetic(
             "1-D sin(4 pi x) exp(-x^2)", 1, (20,), lambda x: torch.sin(4 * math.pi * x[:, 0]) * gaussian(x)
         ),
-        synthetic("2-D Franke", 2, (30,), lambda x: franke((x + 1) / 2)),
-        synthetic("2-D Franke, two hidden layers", 2, (20, 20), lambda x: franke((x + 1) / 2)),
-        synthetic("5-D Gaussian", 5, (40,), lambda x: gaussian(x)),
+        synthetic("2-D Franke", 2, (30,), lambda x: franke((x + 1) / 2), (500, 1000)),
+        synthetic("2-D Franke, two hidden layers", 2, (20, 20), lambda x: franke((x + 1) / 2), (500, 1000)),
+        synthetic("5-D Gaussian", 5, (40,), gaussian),
+        synthetic("5-D polynomial", 5, (40,), polynomial),
     ]
     real = [diabetes(), digits()]
     return made[:2] if small else made + real
 
 
-def synthetic(name: str, d: int, hidden: tuple[int, ...], f: Callable[[Tensor], Tensor]) -> Case:
+def synthetic(
+    name: str, d: int, hidden: tuple[int, ...], f: Callable[[Tensor], Tensor], steps: tuple[int, ...] = (500,)
+) -> Case:
     generator = torch.Generator().manual_seed(0)
     counts = (512 if d > 1 else 256, 500, 2000)
     points = [torch.rand(n, d, generator=generator) * 2 - 1 for n in counts]
-    return Case(name, hidden, tuple((x, f(x)) for x in points))
+    return Case(name, hidden, tuple((x, f(x)) for x in points), steps=steps)
 
 
 def gaussian(x: Tensor) -> Tensor:
     return torch.exp(-x.square().sum(1))
+
+
+def polynomial(x: Tensor) -> Tensor:
+    """Of degree 3 in x1 to x5: x1 x2 - x3^2 + x4^3 + x1 x4 x5."""
+    a, b, c, d, e = x.unbind(1)
+    return a * b - c.square() + d**3 + a * d * e
 
 
 def franke(x: Tensor) -> Tensor:
@@ -232,31 +244,28 @@ def _best(tried: dict[float, tuple[Tensor, Tensor]]) -> float:
     return min(tried, key=lambda rate: float(tried[rate][0].median()))
 
 
-def compare(case: Case, runs: int, steps: int) -> list[dict[str, Any]]:
-    """One row per method, at the rate with the least median error on validation data."""
-    rows, reference = [], None
-    for name in METHODS:
-        start = time.process_time()
-        tried = tuned(lambda rate, name=name: train(case, name, rate, runs, steps))  # type: ignore[misc]
-        rate = _best(tried)
-        test = tried[rate][1].double().numpy()
-        reference = test if reference is None else reference
-        rows.append(
-            {
-                "case": case.name,
-                "method": name,
-                "rate": float(f"{rate:.1g}"),
-                "runs": runs,
-                "steps": steps,
-                "hidden": list(case.hidden),
-                "measure": "share of wrong classes" if case.classes else "mean squared error",
-                **{key: interval(test, f) for key, f in SUMMARIES.items()},
-                "mean_to_standard": interval(test, np.mean, reference),
-                "median_to_standard": interval(test, np.median, reference),
-                "seconds": round(time.process_time() - start, 1),
-            }
-        )
-    return rows
+def measure(case: Case, name: str, runs: int, steps: int, standard: list[float] | None) -> dict[str, Any]:
+    """One row: method `name` at the rate with the least median error on validation data. standard: the errors
+    of standard training, to compare with; None for standard training itself."""
+    start = time.process_time()
+    tried = tuned(lambda rate: train(case, name, rate, runs, steps))
+    rate = _best(tried)
+    test = tried[rate][1].double().numpy()
+    reference = test if standard is None else np.array(standard)
+    return {
+        "case": case.name,
+        "method": name,
+        "rate": float(f"{rate:.1g}"),
+        "runs": runs,
+        "steps": steps,
+        "hidden": list(case.hidden),
+        "measure": "share of wrong classes" if case.classes else "mean squared error",
+        **{key: interval(test, f) for key, f in SUMMARIES.items()},
+        "mean_to_standard": interval(test, np.mean, reference),
+        "median_to_standard": interval(test, np.median, reference),
+        "errors": [float(f"{value:.6g}") for value in test],
+        "seconds": round(time.process_time() - start, 1),
+    }
 
 
 SUMMARIES: dict[str, Callable[..., Any]] = {"median": np.median, "mean": np.mean, "worst": np.max}

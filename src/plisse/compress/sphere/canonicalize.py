@@ -12,11 +12,10 @@ from plisse.compress.fold import FoldBatchNorm, check_same
 from plisse.compress.notes import with_notes
 from plisse.compress.sphere.domain import CalibrationBox, Domain, Observed, preactivations
 from plisse.compress.sphere.moves import Change, carry_out, plan_unit, rescale
-from plisse.compress.sphere.units import Unit, find_units, running
+from plisse.compress.sphere.units import Unit, find_units, nothing_moves, running
 from plisse.core import modules
 from plisse.core.keptstatistics import forget_kept
 from plisse.core.reparam import baked
-from plisse.errors import GraphError
 from plisse.train.task import Task
 
 
@@ -74,12 +73,7 @@ def canonical(
     forget_kept(folded)  # scales and thresholds move
     units, left = find_units(folded, task.example)
     if not units:
-        raise GraphError(
-            f"a {type(model).__name__} in which no scale can move",
-            expected="a layer with ReLU, leaky ReLU, a step or nothing between it and the next one; "
-            + "; ".join(f"{name!r}: {reason}" for name, reason in left.items())[:600],
-            hint="leave Canonicalize out",
-        )
+        raise nothing_moves(folded, left)
     kinds = {name: value.dtype for name, value in folded.state_dict().items()}
     precise = folded.double()
     bounds, remark = preactivations(precise, [unit.first for unit in units], domain, task)

@@ -20,11 +20,11 @@ from plisse.compress.notes import with_notes
 from plisse.compress.sphere.domain import Domain, Observed, in_double, input_intervals, watched
 from plisse.compress.sphere.intervals import apply
 from plisse.compress.sphere.reparams import Clamped, OnSphere, Squashed, Tangent, on_sphere
-from plisse.compress.sphere.units import find_units
+from plisse.compress.sphere.units import find_units, nothing_moves
 from plisse.core import modules
 from plisse.core.batch import call
 from plisse.core.reparam import Plain, Reparam, Reparametrized, plain
-from plisse.errors import GraphError, InputError
+from plisse.errors import InputError
 from plisse.train.run import Hook, State
 from plisse.train.task import Task
 
@@ -135,10 +135,7 @@ def threshold_bounds(model: nn.Module, task: Task, domain: Domain) -> dict[str, 
     """
     units, left = find_units(model, task.example)
     if not units:
-        raise GraphError(
-            f"a {type(model).__name__} without a layer whose scale can move",
-            expected="; ".join(f"{name!r}: {reason}" for name, reason in left.items()),
-        )
+        raise nothing_moves(model, left)
     names = [unit.first for unit in units]
     precise = modules.clone(model).double()
     found = _norms_seen(precise, names, domain, task) if isinstance(domain, Observed) else {}

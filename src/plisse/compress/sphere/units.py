@@ -96,6 +96,23 @@ def find_units(model: nn.Module, example: Inputs) -> tuple[list[Unit], dict[str,
     return units, left
 
 
+def nothing_moves(model: nn.Module, left: dict[str, str]) -> GraphError:
+    """The error where no unit was found; left: why each layer keeps its scale.
+
+    >>> nothing_moves(nn.Identity(), {}).came
+    'a Identity in which no scale can move'
+    """
+    reasons = "; ".join(f"{name!r}: {reason}" for name, reason in left.items())[:600]
+    return GraphError(
+        f"a {type(model).__name__} in which no scale can move",
+        expected="a layer with ReLU, leaky ReLU, a step or nothing between it and the next one; "
+        + (
+            reasons or "here no linear or convolution layer runs (weights outside of layers are not followed)"
+        ),
+        hint="leave this step out",
+    )
+
+
 @contextmanager
 def running(model: nn.Module) -> Iterator[None]:
     """What goes wrong while `model` runs becomes a GraphError."""
