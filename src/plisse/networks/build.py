@@ -16,10 +16,13 @@ from plisse.errors import InputError, PlisseError
 
 BUILTIN = {
     "digits_cnn": "plisse.networks.small:digits_cnn",
+    "fourier_mlp": "plisse.networks.coordinate:fourier_mlp",
+    "frame_generator": "plisse.networks.coordinate:FrameGenerator",
     "resnet18": "plisse.networks.resnet:resnet18",
     "resnet20": "plisse.networks.resnet:resnet20",
     "resnet56": "plisse.networks.resnet:resnet56",
     "sentence_encoder": "plisse.networks.transformer:SentenceEncoder",
+    "siren": "plisse.networks.coordinate:siren",
 }
 MAX_SIZE = 1 << 15
 
