@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -186,6 +187,19 @@ def test_hooks_see_every_step_and_may_change_weights() -> None:
     assert [(state.step, state.steps, state.lr) for state in seen] == [(i, 5, 0.1) for i in range(5)]
     assert not model[0].weight[0].any()
     assert model[0].weight[1].any()
+
+
+def test_training_ends_where_until_says_and_its_checkpoint_counts_as_finished(tmp_path: Path) -> None:
+    def third(state: State) -> bool:
+        return state.step == 2
+
+    path = tmp_path / "state.safetensors"
+    model, history = trained(steps=10, until=third, checkpoint=path, log_every=1)
+    again, same = trained(steps=10, until=third, checkpoint=path, log_every=1)
+    assert [row.step for row in history.rows] == [row.step for row in same.rows] == [1, 2, 3]
+    assert torch.equal(model[0].weight, again[0].weight)
+    with pytest.raises(InputError, match="until"):
+        trained(until=third, devices=2)
 
 
 def test_errors_of_hooks_pass_through() -> None:

@@ -45,6 +45,7 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
     hooks: tuple[Hook, ...] = (),
+    until: Callable[[State], bool] | None = None,
     progress: str | None = None,
     log_every: int = 10,
 ) -> History:
@@ -60,8 +61,9 @@ def fit(
     every parameter must take part in every loss. seed: what torch draws in step i depends on (seed, i) only;
     the caller's generators stay as they were. checkpoint: a file, written every `checkpoint_every` steps and
     at the end; the same call then continues from it, or returns at once when it had finished. State that
-    hooks keep elsewhere is not saved. hooks: called with a `State` after every step. progress: label of a
-    progress bar on standard error. log_every: steps per row of the history.
+    hooks keep elsewhere is not saved. hooks: called with a `State` after every step. until: asked after them;
+    true ends the training early, in one process only. progress: label of a progress bar on standard error.
+    log_every: steps per row of the history.
 
     The network comes back on its device, in default memory order, with its training flags.
 
@@ -92,6 +94,7 @@ def fit(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         hooks=tuple(hooks),
+        until=until,
         progress=progress,
         log_every=log_every,
     )
@@ -149,14 +152,16 @@ def _loop(fabric: Fabric, run: Run) -> History:
     label = run.progress if fabric.is_global_zero else None
     with progress_bar(label, run.steps, done) as advance:
         for step in range(done, run.steps):
-            _step(fabric, run, module, optimizer, recorder, step)
-            last, saving = step + 1 == run.steps, (step + 1) % run.checkpoint_every == 0
+            ended = _step(fabric, run, module, optimizer, recorder, step)
+            last, saving = ended or step + 1 == run.steps, (step + 1) % run.checkpoint_every == 0
             row = last or saving or (step + 1) % run.log_every == 0
             if row:
                 recorder.flush()
             if saving and not last:
                 _save(fabric, run, step + 1, history(), optimizer)
             advance(recorder.rows[-1].loss if row else None)
+            if ended:
+                break
     finished = history()
     _save(fabric, run, run.steps, finished, None)
     return finished
@@ -175,7 +180,8 @@ def _step(
     optimizer: torch.optim.Optimizer,
     recorder: Recorder,
     step: int,
-) -> None:
+) -> bool:
+    """Whether it was the last one by `until`."""
     torch.manual_seed(_step_seed(run.seed, step))
     piece, weight = share(run.batches[step], fabric.global_rank, fabric.world_size)
     batch = on_device(piece, fabric.device, run.channels_last)
@@ -191,8 +197,10 @@ def _step(
         nn.utils.clip_grad_norm_(run.model.parameters(), run.clip)
     optimizer.step()
     recorder.add(step, lr, Loss(total, parts))
+    state = State(step, run.steps, run.model, total.detach(), lr)
     for hook in run.hooks:
-        hook(State(step, run.steps, run.model, total.detach(), lr))
+        hook(state)
+    return run.until is not None and run.until(state)
 
 
 def _resume(run: Run, optimizer: torch.optim.Optimizer, recorder: Recorder) -> tuple[int, float]:

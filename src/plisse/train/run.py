@@ -55,6 +55,7 @@ class Run:
     checkpoint: Path | None
     checkpoint_every: int
     hooks: tuple[Hook, ...]
+    until: Callable[[State], bool] | None
     progress: str | None
     log_every: int
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -81,5 +82,7 @@ def check_counts(run: Run) -> None:
     for name in ("steps", "checkpoint_every", "log_every"):
         if getattr(run, name) < 1:
             raise InputError(f"{name}={getattr(run, name)}", expected="at least 1")
+    if run.until is not None and run.devices > 1:
+        raise InputError(f"until on {run.devices} devices", expected="one device, where all see one loss")
     if not len(run.batches):
         raise InputError("no batches", expected="at least one")

@@ -57,11 +57,32 @@ def moments(value: Tensor, per_image: bool = False) -> Moments:
     >>> found.n, found.mean.tolist(), found.variance.tolist()
     (2, [2.0, 0.0], [1.0, 0.0])
     """
-    axes = tuple(range(2, value.dim())) if per_image else (0, *range(2, value.dim()))
-    if not axes:
+    if per_image and value.dim() < 3:
         raise InputError(f"values of shape {tuple(value.shape)} one image at a time", expected="[N, C, H, W]")
-    variance, mean = torch.var_mean(value.float(), dim=axes, correction=0)
-    return Moments(value.numel() // mean.numel(), mean, variance)
+    rows = value.movedim(1, -1)  # [N, H, W, C]: no copy in channels-last order
+    rows = rows.reshape(len(value) if per_image else 1, -1, value.shape[1])
+    mean, variance = _MeanVariance.apply(rows)
+    return Moments(rows.shape[1], *((mean, variance) if per_image else (mean[0], variance[0])))
+
+
+class _MeanVariance(torch.autograd.Function):
+    """Mean and variance [A, C] of [A, B, C] over B, in float32, in few passes over memory, where
+    torch's own took most of the time of an iteration."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        values = rows.float()
+        mean = values.mean(1, keepdim=True)
+        apart = values - mean
+        ctx.save_for_backward(apart)
+        ctx.dtype = rows.dtype
+        return mean[:, 0], (apart * apart).mean(1)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        (apart,) = ctx.saved_tensors
+        level, tilt = (slope[:, None] / apart.shape[1] for slope in slopes)
+        return torch.addcmul(level, apart, 2 * tilt).to(ctx.dtype)
 
 
 def targets(model: nn.Module) -> Targets:
