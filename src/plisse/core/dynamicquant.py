@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.core.fakequant import round_through
+from plisse.core.hooks import hang_before
 from plisse.errors import InputError
 
 UNITS = ("tensor", "sample", "row")
@@ -65,15 +66,8 @@ class DynamicQuantizer(nn.Module):
 
     def attach(self, layer: nn.Module) -> None:
         """Hang this quantizer on `layer`, in place of one that hangs there already."""
-        first = "input_quantizer" not in layer._modules
-        layer.input_quantizer = self
-        if first:
-            layer.register_forward_pre_hook(_quantize_first_input)
+        hang_before(layer, "input_quantizer", self)
 
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments; there is nothing else to know."""
         return {"bits": self.bits, "unit": self.unit, "symmetric": self.symmetric}
-
-
-def _quantize_first_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.input_quantizer(inputs[0]), *inputs[1:])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plisse.core.hooks import hang_before
 from plisse.core.rounding_pass import RoundPass, can_pass
 
 Training = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -66,10 +67,7 @@ class InputQuantizer(nn.Module):
 
     def attach(self, layer: nn.Module) -> None:
         """Hang this quantizer on `layer`, in place of one that hangs there already."""
-        first = "input_quantizer" not in layer._modules
-        layer.input_quantizer = self
-        if first:
-            layer.register_forward_pre_hook(_quantize_first_input)
+        hang_before(layer, "input_quantizer", self)
 
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments that are structure; the scale and zero point travel as tensors."""
@@ -87,7 +85,3 @@ def on_grid(
     exact = value if value.dtype == torch.float32 else value.float()
     symbols = torch.clamp(rounding(exact / scale) + zero, 0.0, top)
     return ((symbols - zero) * scale).to(value.dtype)
-
-
-def _quantize_first_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.input_quantizer(inputs[0]), *inputs[1:])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plisse.core.hooks import hang_before
 from plisse.errors import InputError
 
 KINDS = ("signed", "unsigned", "free")
@@ -60,10 +61,7 @@ class InputInterval(nn.Module):
 
     def attach(self, layer: nn.Module) -> None:
         """Hang this quantizer on `layer`, in place of one that hangs there already."""
-        first = "input_quantizer" not in layer._modules
-        layer.input_quantizer = self
-        if first:
-            layer.register_forward_pre_hook(_quantize_first_input)
+        hang_before(layer, "input_quantizer", self)
 
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments that are structure; thresholds and values travel as tensors."""
@@ -80,7 +78,3 @@ class InputInterval(nn.Module):
         if self.offset is not None:
             return self.offset
         return -self.scale * (self.top / 2) if self.kind == "signed" else torch.zeros_like(self.scale)
-
-
-def _quantize_first_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.input_quantizer(inputs[0]), *inputs[1:])

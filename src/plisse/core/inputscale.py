@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plisse.core.hooks import hang_before
+
 
 class InputScale(nn.Module):
     """Multiplies the first input of a layer by `factor` [D] along the last axis, before it is rounded.
@@ -24,15 +26,8 @@ class InputScale(nn.Module):
 
     def attach(self, layer: nn.Module) -> None:
         """Hang this on `layer`, in place of one that hangs there already."""
-        first = "input_scale" not in layer._modules
-        layer.input_scale = self
-        if first:
-            layer.register_forward_pre_hook(_scale_first_input, prepend=True)
+        hang_before(layer, "input_scale", self, first=True)
 
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments that are structure; the factors travel as a tensor."""
         return {"width": len(self.factor)}
-
-
-def _scale_first_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.input_scale(inputs[0]), *inputs[1:])

@@ -9,13 +9,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plisse.core.hooks import hang_after, hang_before
 from plisse.errors import InputError
 
 WIDEST, ODDEST = 1 << 16, 1024
 """Bounds on the channels of a rotation, and on the odd factor of their number."""
 
 
-class InputRotation(nn.Module):
+class _Rotation(nn.Module):
+    """The tables of a rotation, and what there is to know of it."""
+
+    signs: Tensor
+    cosines: Tensor
+
+    def __init__(self, width: int, seed: int = 0, axis: int = -1) -> None:
+        super().__init__()
+        if not can_rotate(width):
+            raise InputError(
+                f"a rotation of {width} channels", expected=f"1 to {WIDEST}, odd part to {ODDEST}"
+            )
+        self.width, self.seed, self.axis = width, seed, axis
+        draw = np.random.Generator(np.random.PCG64(seed))
+        signs = torch.from_numpy(draw.integers(0, 2, width).astype(np.float32) * 2 - 1)
+        self.register_buffer("signs", signs, persistent=False)
+        self.register_buffer("cosines", _cosines(_odd_part(width)), persistent=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments; there is nothing else to know."""
+        return {"width": self.width, "seed": self.seed, "axis": self.axis}
+
+
+class InputRotation(_Rotation):
     """Rotates the first input of a layer along its channels: R x, R = (C_m x H_p) diag(signs), the matrix of
     Hadamard for the largest power of two p in `width` = m p and orthonormal cosines for the rest m.
 
@@ -29,54 +53,24 @@ class InputRotation(nn.Module):
     True
     """
 
-    signs: Tensor
-    cosines: Tensor
-
-    def __init__(self, width: int, seed: int = 0, axis: int = -1) -> None:
-        super().__init__()
-        self.width, self.seed, self.axis = width, seed, axis
-        _tables(self, width, seed)
-
     def forward(self, value: Tensor) -> Tensor:
         return turned(value.float(), self.signs, self.cosines, self.axis).to(value.dtype)
 
     def attach(self, layer: nn.Module) -> None:
         """Hang this on `layer`, in place of one that hangs there already."""
-        first = "input_rotation" not in layer._modules
-        layer.input_rotation = self
-        if first:
-            layer.register_forward_pre_hook(_rotate_first_input, prepend=True)
-
-    def arguments(self) -> dict[str, Any]:
-        """Constructor arguments; there is nothing else to know."""
-        return {"width": self.width, "seed": self.seed, "axis": self.axis}
+        hang_before(layer, "input_rotation", self, first=True)
 
 
-class OutputRotation(nn.Module):
+class OutputRotation(_Rotation):
     """Rotates the output of a layer back, R^T y, with R as of `InputRotation`. Attached as the child
     `output_rotation` with a forward hook."""
-
-    signs: Tensor
-    cosines: Tensor
-
-    def __init__(self, width: int, seed: int = 0, axis: int = -1) -> None:
-        super().__init__()
-        self.width, self.seed, self.axis = width, seed, axis
-        _tables(self, width, seed)
 
     def forward(self, value: Tensor) -> Tensor:
         return turned_back(value.float(), self.signs, self.cosines, self.axis).to(value.dtype)
 
     def attach(self, layer: nn.Module) -> None:
         """Hang this on `layer`, in place of one that hangs there already."""
-        first = "output_rotation" not in layer._modules
-        layer.output_rotation = self
-        if first:
-            layer.register_forward_hook(_rotate_output)
-
-    def arguments(self) -> dict[str, Any]:
-        """Constructor arguments; there is nothing else to know."""
-        return {"width": self.width, "seed": self.seed, "axis": self.axis}
+        hang_after(layer, "output_rotation", self)
 
 
 def can_rotate(width: int) -> bool:
@@ -96,15 +90,6 @@ def turned_back(value: Tensor, signs: Tensor, cosines: Tensor, axis: int) -> Ten
     rows = value.movedim(axis, -1)
     blocks = _blocks(rows, len(cosines))
     return (hadamard(cosines.T @ blocks).reshape(rows.shape) * signs).movedim(rows.dim() - 1, axis)
-
-
-def _tables(module: nn.Module, width: int, seed: int) -> None:
-    if not can_rotate(width):
-        raise InputError(f"a rotation of {width} channels", expected=f"1 to {WIDEST}, odd part to {ODDEST}")
-    draw = np.random.Generator(np.random.PCG64(seed))
-    signs = torch.from_numpy(draw.integers(0, 2, width).astype(np.float32) * 2 - 1)
-    module.register_buffer("signs", signs, persistent=False)
-    module.register_buffer("cosines", _cosines(_odd_part(width)), persistent=False)
 
 
 def _odd_part(width: int) -> int:
@@ -132,11 +117,3 @@ def _cosines(m: int) -> Tensor:
     found = torch.cos(math.pi / m * (k[None] + 0.5) * k[:, None]) * math.sqrt(2 / m)
     found[0] /= math.sqrt(2)
     return found.float()
-
-
-def _rotate_first_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.input_rotation(inputs[0]), *inputs[1:])
-
-
-def _rotate_output(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-    return layer.output_rotation(output)
