@@ -22,6 +22,7 @@ from plisse.compress.quantize.rated import RateQuantized, TrellisQuantized
 from plisse.compress.trace import Reader, Trace
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
+from plisse.core.hooks import after_calls
 from plisse.core.reparam import Reparametrized, baked, plain
 from plisse.errors import InputError
 from plisse.train.task import Task
@@ -148,21 +149,19 @@ def _shifts(model: nn.Module, rounded: dict[str, Tensor], task: Task) -> dict[st
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def watch(name: str, layer: Any, value: Tensor) -> None:
-        change = _apply(layer, value, rounded[name])  # [M, C]
+    def watch(name: str, layer: Any, inputs: tuple[Any, ...], _: Any) -> None:
+        change = _apply(layer, inputs[0], rounded[name])  # [M, C]
         sums[name] = sums.get(name, torch.zeros(())) + change.double().sum(0)
         counts[name] = counts.get(name, 0) + len(change)
 
-    handles = [
-        layer.register_forward_hook(lambda layer, inputs, _, name=name: watch(name, layer, inputs[0]))  # type: ignore[misc]
+    layers = {
+        name: layer
         for name, layer in plain(model).named_modules()
         if name in rounded and isinstance(layer, (nn.Linear, nn.Conv2d))
-    ]
-    with modules.evaluating(model), torch.no_grad():
+    }
+    with after_calls(layers, watch), modules.evaluating(model), torch.no_grad():
         for batch in task.calibration:
             call(model, batch.inputs)
-    for handle in handles:
-        handle.remove()
     return {name: total / counts[name] for name, total in sums.items()}
 
 

@@ -13,6 +13,7 @@ from plisse.compress.notes import with_notes
 from plisse.compress.pairs import Pair, by_input_channel, scalable_pairs
 from plisse.core import modules
 from plisse.core.batch import Batches, call
+from plisse.core.hooks import after_calls
 from plisse.core.keptstatistics import kept, scale_kept
 from plisse.core.reparam import baked
 from plisse.errors import InputError
@@ -124,24 +125,17 @@ def _statistics(
     """Mean and deviation per channel [C] of what each layer gives over the calibration batches."""
     sums: dict[str, Tensor] = {}
 
-    def watch(name: str, layer: nn.Module, output: Tensor) -> None:
+    def watch(name: str, layer: nn.Module, _: Any, output: Tensor) -> None:
         axis = -1 if isinstance(layer, nn.Linear) else 1
         rows = output.double().movedim(axis, -1).flatten(0, -2)  # [M, C]
         found = torch.stack([torch.ones(rows.shape[1]), rows.sum(0), rows.square().sum(0)])
         found[0] *= len(rows)
         sums[name] = sums[name] + found if name in sums else found
 
-    handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda layer, _, output, name=name: watch(name, layer, output)  # type: ignore[misc]
-        )
-        for name in sorted(names)
-    ]
-    with modules.evaluating(model), torch.no_grad():
+    layers = {name: model.get_submodule(name) for name in sorted(names)}
+    with after_calls(layers, watch), modules.evaluating(model), torch.no_grad():
         for batch in calibration:
             call(model, batch.inputs)
-    for handle in handles:
-        handle.remove()
     means = {name: total[1] / total[0] for name, total in sums.items()}
     spread = {name: (total[2] / total[0] - means[name] ** 2).clamp_min(0) for name, total in sums.items()}
     return means, {name: variance.sqrt() for name, variance in spread.items()}

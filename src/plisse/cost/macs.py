@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plisse.core.batch import Inputs, call
+from plisse.core.hooks import after_calls, before_calls
 from plisse.core.modules import evaluating
 from plisse.core.reparam import baked
 
@@ -106,17 +107,15 @@ class _Counter(TorchDispatchMode):
 def names_tracked(model: nn.Module, running: list[str]) -> Iterator[None]:
     """Keep the name of the innermost module that runs at the end of `running`."""
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+    def enter(name: str, *_: Any) -> None:
+        running.append(name)
+
+    def leave(*_: Any) -> None:
         running.pop()
 
-    handles = [module.register_forward_hook(leave) for module in model.modules()]
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda m, i, name=name: running.append(name)))
-    try:
+    layers = dict(model.named_modules())
+    with before_calls(layers, enter), after_calls(layers, leave):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

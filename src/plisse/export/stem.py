@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
+from plisse.core.hooks import before_calls
 
 FEW = 4  # input channels
 
@@ -128,14 +129,11 @@ def _shapes(model: nn.Module, layers: dict[str, Any], example: Inputs) -> dict[s
     """The shape of what enters each layer, once per call."""
     shapes: dict[str, list[torch.Size]] = {name: [] for name in layers}
 
-    def watch(name: str) -> Any:
-        return lambda _, inputs: shapes[name].append(inputs[0].shape)
+    def note(name: str, _: Any, inputs: tuple[Any, ...]) -> None:
+        shapes[name].append(inputs[0].shape)
 
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    with torch.no_grad():
+    with before_calls(layers, note), torch.no_grad():
         call(model, example)
-    for handle in handles:
-        handle.remove()
     return shapes
 
 

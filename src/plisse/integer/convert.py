@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from plisse.core import modules
 from plisse.core.batch import Inputs, call, map_inputs
 from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
+from plisse.core.hooks import before_calls
 from plisse.core.reparam import baked
 from plisse.errors import GraphError, StaysFloat
 from plisse.integer import kernels as fast
@@ -187,17 +188,13 @@ def _layerwise(
     return network, sorted(watch.floating)
 
 
-@contextmanager
-def _listening(plain: nn.Module, calls: list[tuple[DynamicLinear, torch.Tensor, int]]) -> Iterator[None]:
+def _listening(
+    plain: nn.Module, calls: list[tuple[DynamicLinear, torch.Tensor, int]]
+) -> AbstractContextManager[None]:
     """Collect which layers that round at run time are called, and with what."""
 
-    def listen(layer: Any, inputs: Any) -> None:
+    def listen(_: str, layer: Any, inputs: tuple[Any, ...]) -> None:
         calls.append((layer, inputs[0], inputs[0]._version))
 
-    layers = [module for module in plain.modules() if isinstance(module, DynamicLinear)]
-    handles = [layer.register_forward_pre_hook(listen) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {name: module for name, module in plain.named_modules() if isinstance(module, DynamicLinear)}
+    return before_calls(layers, listen)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from plisse.core.hooks import after_calls, before_calls
 from plisse.integer.polynomials import LN2, SHARES, i_gelu, i_layernorm, i_softmax
 
 LOWEST = -30.0  # exp of which counts as zero
@@ -62,13 +63,9 @@ class IntegerFunctions(TorchFunctionMode):
         def leave(*_: Any) -> None:
             self.depth -= 1
 
-        handles = [module.register_forward_pre_hook(enter) for module in modules]
-        handles += [module.register_forward_hook(leave) for module in modules]
-        try:
+        layers = {str(i): module for i, module in enumerate(modules)}
+        with before_calls(layers, enter), after_calls(layers, leave):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 class WithFunctions(nn.Module):

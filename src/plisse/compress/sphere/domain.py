@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from plisse.compress.sphere.intervals import Interval, Propagation
 from plisse.core import modules
 from plisse.core.batch import Batches, Inputs, call, first_tensor, map_inputs
+from plisse.core.hooks import after_calls
 from plisse.errors import InputError
 from plisse.train.task import Task
 
@@ -139,37 +138,20 @@ def _observed(
     found: dict[str, Interval] = {}
     samples = 0
 
-    def watch(name: str, layer: Any, _: Tensor, output: Tensor) -> None:
+    def watch(name: str, layer: Any, _: Any, output: Tensor) -> None:
         low, high = _by_channel(layer, (output, output))
         if name in found:
             low, high = torch.minimum(low, found[name][0]), torch.maximum(high, found[name][1])
         found[name] = low, high
 
-    with watched(model, names, watch), modules.evaluating(model), torch.no_grad():
+    layers = {name: model.get_submodule(name) for name in names}
+    with after_calls(layers, watch), modules.evaluating(model), torch.no_grad():
         for batch in calibration:
             call(model, in_double(batch.inputs))
             samples += len(first_tensor(batch.inputs))
     wider = {name: (low, high, domain.margin * (high - low)) for name, (low, high) in found.items()}
     bounds = {name: (low - room, high + room) for name, (low, high, room) in wider.items()}
     return bounds, f"NOT exact: thresholds are bounded by what was observed on {samples} samples"
-
-
-@contextmanager
-def watched(
-    model: nn.Module, names: list[str], see: Callable[[str, Any, Tensor, Tensor], None]
-) -> Iterator[None]:
-    """While it lasts, `see(name, layer, input, output)` is called for each layer in `names`."""
-    handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda layer, inputs, output, name=name: see(name, layer, inputs[0], output)  # type: ignore[misc]
-        )
-        for name in names
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _by_channel(layer: Any, bounds: Interval) -> Interval:

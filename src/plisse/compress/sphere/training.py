@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from plisse.compress.notes import with_notes
-from plisse.compress.sphere.domain import Domain, Observed, in_double, input_intervals, watched
+from plisse.compress.sphere.domain import Domain, Observed, in_double, input_intervals
 from plisse.compress.sphere.intervals import apply
 from plisse.compress.sphere.reparams import Clamped, OnSphere, Squashed, Tangent, on_sphere
 from plisse.compress.sphere.units import find_units, nothing_moves
 from plisse.core import modules
 from plisse.core.batch import call
+from plisse.core.hooks import before_calls
 from plisse.core.reparam import Plain, Reparam, Reparametrized, plain
 from plisse.errors import InputError
 from plisse.train.run import Hook, State
@@ -157,10 +158,11 @@ def _norms_seen(model: nn.Module, names: list[str], domain: Observed, task: Task
         raise InputError("no calibration batch", expected="at least one, to observe", hint="Box(low, high)")
     found = dict.fromkeys(names, 0.0)
 
-    def see(name: str, layer: Any, value: Tensor, _: Tensor) -> None:
-        found[name] = max(found[name], (1 + domain.margin) * _largest_norm(layer, value.square()))
+    def see(name: str, layer: Any, inputs: tuple[Any, ...]) -> None:
+        found[name] = max(found[name], (1 + domain.margin) * _largest_norm(layer, inputs[0].square()))
 
-    with watched(model, names, see), modules.evaluating(model), torch.no_grad():
+    layers = {name: model.get_submodule(name) for name in names}
+    with before_calls(layers, see), modules.evaluating(model), torch.no_grad():
         for batch in task.calibration:
             call(model, in_double(batch.inputs))
     return found
