@@ -1,0 +1,1 @@
+"""An elastic network as an HTTP service with a dashboard."""
