@@ -16,6 +16,7 @@ from plisse.compress.equalize import Equalize
 from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.quantize.grids import PerChannel, PerTensor
 from plisse.compress.quantize.quantize import Quantize
+from plisse.compress.quantize.ranges import MSE
 from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.sphere.canonicalize import Canonicalize, canonical
 from plisse.compress.sphere.domain import Box, Observed
@@ -34,7 +35,9 @@ Rows = list[dict[str, Any]]
 REFERENCE = "folded, per channel"
 SHARED = "canonical, one grid per fan-in"
 BITS = (2, 3, 4, 5, 6)
-STRETCHES = (0.8, 1.0, 1.2, 1.45)
+CHOSEN = "folded, per channel, range chosen"
+STRETCHES = (0.8, 1.0, 1.2, 1.45, 1.75, 2.1)
+NORMS = (2.0, 2.4, 3.0, 4.0, 6.0)  # of the error that a range keeps least: higher clips less
 
 
 def bases(model: nn.Module, task: Task) -> dict[str, nn.Module]:
@@ -47,12 +50,14 @@ def bases(model: nn.Module, task: Task) -> dict[str, nn.Module]:
     }
 
 
-def grids(bits: int, stretch: float) -> dict[str, tuple[str, Step]]:
-    """Ways to the same number of bits, by name: the form and how its weights are rounded."""
+def grids(bits: int, stretch: float = 1.0, norm: float = 2.0) -> dict[str, tuple[str, Step]]:
+    """Ways to the same number of bits, by name: the form and how its weights are rounded. stretch: of the
+    grids per fan-in. norm: of the range that is chosen."""
     tensor, channel = (Quantize(bits, granularity=kind) for kind in (PerTensor(), PerChannel()))
     shared = Quantize(grid=SharedGrid(bits, stretch, elsewhere=PerChannel()))
     return {
         REFERENCE: ("folded", channel),
+        CHOSEN: ("folded", Quantize(bits, range=MSE(norm))),
         "folded, per tensor": ("folded", tensor),
         "equalized, per tensor": ("equalized", tensor),
         "canonical, per channel": ("canonical", channel),
@@ -63,13 +68,18 @@ def grids(bits: int, stretch: float) -> dict[str, tuple[str, Step]]:
     }
 
 
-def chosen_stretch(form: nn.Module, wanted: list[Tensor], task: Task, bits: int) -> float:
-    """The factor of all steps with the least divergence on calibration inputs."""
-    tried = {}
-    for stretch in STRETCHES:
-        rounded = grids(bits, stretch)[SHARED][1](form, task)
-        tried[stretch] = _divergence(task, wanted, outputs_on(rounded, task.calibration))
-    return min(tried, key=lambda stretch: tried[stretch])
+def settings(made: dict[str, nn.Module], model: nn.Module, task: Task, bits: int) -> tuple[float, float]:
+    """Stretch and norm with which the outputs on calibration inputs diverge least from those of `model`."""
+    wanted = outputs_on(model, task.calibration)
+
+    def divergence(way: tuple[str, Step]) -> float:
+        rounded = way[1](made[way[0]], task)
+        return _divergence(task, wanted, outputs_on(rounded, task.calibration))
+
+    return (
+        min(STRETCHES, key=lambda stretch: divergence(grids(bits, stretch=stretch)[SHARED])),
+        min(NORMS, key=lambda norm: divergence(grids(bits, norm=norm)[CHOSEN])),
+    )
 
 
 def trained_digits(task: Task, seed: int) -> nn.Module:
@@ -83,14 +93,13 @@ def trained_digits(task: Task, seed: int) -> nn.Module:
 def compare_bytes(name: str, model: nn.Module, task: Task, known: Collection[int] = ()) -> Iterator[Rows]:
     """For every number of bits that is not `known` yet one row per form: bytes of the file, score and
     divergence of what it decodes to. Small tensors are compacted alike."""
-    wanted, seen = outputs_on(model, task.holdout), outputs_on(model, task.calibration)
-    made = bases(model, task)
+    wanted, made = outputs_on(model, task.holdout), bases(model, task)
     for bits in BITS:
         if bits in known:
             continue
-        stretch = chosen_stretch(made["canonical"], seen, task, bits)
+        stretch, norm = settings(made, model, task, bits)
         rows = []
-        for way, (form, quantize) in grids(bits, stretch).items():
+        for way, (form, quantize) in grids(bits, stretch, norm).items():
             small = chain(quantize, CompactSmall())(made[form], task)
             data = modelfile.dumps(small, build(origin_of(plain(small))))
             found = outputs_on(modelfile.loads(data, build), task.holdout)
@@ -100,6 +109,7 @@ def compare_bytes(name: str, model: nn.Module, task: Task, known: Collection[int
                     "form": way,
                     "bits": bits,
                     "stretch": stretch if "one grid" in way else None,
+                    "norm": norm if way == CHOSEN else None,
                     "bytes": len(data),
                     "score_before": _score(task, wanted),
                     "score": _score(task, found),

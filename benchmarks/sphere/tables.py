@@ -52,7 +52,7 @@ def storage(data: Data) -> str:
     text = """Storage: bytes of the file and accuracy of what it decodes to, batch norm folded, small tensors
 compacted, digits networks as means over three trainings. Observed: bounds from calibration inputs, so that
 neurons which never fired there are gone. One grid per fan-in: one factor for all steps of a network is chosen
-on calibration inputs.
+on calibration inputs; as is, for range chosen, the norm of the error that ranges make least (else 2).
 
 """
     return text + _table(("network", "form", "4 bits", "3 bits", "2 bits"), lines) + "\n" + equal(data)
