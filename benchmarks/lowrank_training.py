@@ -58,6 +58,7 @@ BASE = Decompose(
 )
 R20 = dataclasses.replace(BASE, steps=250, finetune=250)
 R56 = dataclasses.replace(BASE, steps=120, finetune=120)
+R56_LONGER = dataclasses.replace(BASE, steps=300, finetune=300)
 SEARCHED = dataclasses.replace(
     BASE,
     select=BeamSearch(width=1),
@@ -71,9 +72,10 @@ SEARCHED = dataclasses.replace(
 RUNS: tuple[tuple[str, float, Decompose], ...] = (
     ("resnet20", 0.6, SEARCHED),
     ("resnet56", 0.6, R56),
+    ("resnet56", 0.6, R56_LONGER),
     ("resnet20", 0.6, R20),
-    ("resnet56", 0.8, R56),
     ("resnet20", 0.5, R20),
+    ("resnet56", 0.8, R56_LONGER),
 )
 ARMS = ("stable rank", "direct")
 SMALL_STEPS = 20
@@ -149,7 +151,8 @@ def arm(network: str, how: Decompose, ranks: Ranks) -> Row:
 
 def title_of(network: str, ratio: float, how: Decompose) -> str:
     kind = "whitened " if how.whitened else ""
-    return f"{network}, {ratio:.0%} removed, {kind}{type(how.scheme).__name__.lower()}"
+    batches = how.steps + how.finetune
+    return f"{network}, {ratio:.0%} removed, {kind}{type(how.scheme).__name__.lower()}, {batches} batches"
 
 
 def run(network: str, ratio: float, how: Decompose, rows: Rows) -> None:
@@ -164,7 +167,7 @@ def run(network: str, ratio: float, how: Decompose, rows: Rows) -> None:
     began = time.process_time()
     ranks = saved[0] if saved else how.select.ranks(problem, ratio)
     searching = round(time.process_time() - began, 1)
-    for title, strength in zip(names, (how.strength, 0.0), strict=True):
+    for title, strength in zip(reversed(names), (0.0, how.strength), strict=True):
         if title in rows.found:
             continue
         fields = dataclasses.replace(how, strength=strength)

@@ -173,9 +173,10 @@ def test_what_it_makes_comes_back_from_its_file(scheme: Any) -> None:
     model = open_model("resnet20", seed=1)
     x = torch.randn(2, 3, 32, 32)
     data = BatchList((Batch(x, torch.tensor([1, 2])),))
-    small = Decompose(0.5, EnergyPerParameter(), scheme=scheme, steps=1, finetune=1, statistics=1)(
-        model, classification("made", x, data, data, data)
+    how = Decompose(
+        0.5, EnergyPerParameter(), scheme=scheme, strength=20.0, steps=1, finetune=1, statistics=1
     )
+    small = how(model, classification("made", x, data, data, data))
     written = modelfile.dumps(small, build(origin_of(model)))
     assert len(written) < 0.6 * len(modelfile.dumps(model, build(origin_of(model))))
     with torch.no_grad():
@@ -183,7 +184,8 @@ def test_what_it_makes_comes_back_from_its_file(scheme: Any) -> None:
 
 
 def test_the_search_and_labels_may_take_part() -> None:
-    how = Decompose(0.4, BeamSearch(width=1, levels=(4,)), steps=1, finetune=1, hard=0.5, statistics=1)
+    search = BeamSearch(width=1, levels=(4,))
+    how = Decompose(0.4, search, strength=20.0, steps=1, finetune=1, hard=0.5, statistics=1)
     model = how(net(), task())
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in net().parameters())
 

@@ -112,15 +112,24 @@ def _least(
             if kinds in tried:
                 continue
             tried.add(kinds)
-            steps, total = fitting.within(bound)
+            fitted = fitting.within(bound)
         except BudgetError as error:
             failed = error
             continue
-        loss = divergence(chain(*steps, BiasCorrection())(model, task), model, task, judges)
-        found[loss] = steps, _frontier(fitting.table, total - fitting.planned, bound)
+        loss = divergence(fitted.network, model, task, judges)
+        found[loss] = fitted.steps, _frontier(fitting.table, fitted.bytes - fitting.planned, bound)
     if not found:
         raise failed
     return found[min(found)]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Steps, the bytes of the file, and the network that they make, with biases corrected."""
+
+    steps: tuple[Step, ...]
+    bytes: float
+    network: nn.Module
 
 
 @dataclass
@@ -176,16 +185,18 @@ class Fitting:
             )
         return steps, total
 
-    def within(self, bound: float) -> tuple[tuple[Step, ...], float]:
-        """Steps, those after rounding included, whose file takes at most `bound` bytes, and its length."""
+    def within(self, bound: float) -> Fitted:
+        """Steps, those after rounding included, whose file takes at most `bound` bytes."""
         if not self.after:
-            return self.nearest(bound, bound)
+            steps, total = self.nearest(bound, bound)
+            return Fitted(steps, total, self._network(steps))
         target, best = COMPENSATED * bound, None
         for _ in range(COMPENSATIONS):
             steps, before = self.nearest(target, bound)
-            total = self._length((*steps, *self.after, BiasCorrection()))
-            if total <= bound and (best is None or total > best[1]):
-                best = ((*steps, *self.after), total)
+            network = self._network((*steps, *self.after))
+            total = self.written(finishing(self.model)(network, self.task))
+            if total <= bound and (best is None or total > best.bytes):
+                best = Fitted((*steps, *self.after), total, network)
             if 0.985 * bound <= total <= bound or (best and total > bound):
                 break
             target = before * bound / total * (0.997 if total > bound else 0.999)
@@ -198,6 +209,9 @@ class Fitting:
         choice = self.table.choose(share)
         planned = sum(self.table.bytes_of(name, option) for name, option in choice.items())
         return structured(plain(self.model), choice, self.rounding, self.others), planned
+
+    def _network(self, steps: Iterable[Step]) -> nn.Module:
+        return chain(*steps, BiasCorrection())(self.model, self.task)
 
     def _length(self, steps: Iterable[Step]) -> int:
         return self.written(chain(*steps, finishing(self.model))(self.model, self.task))
