@@ -8,7 +8,9 @@ from functools import cache
 import pytest
 import torch
 
+from plisse.adapt.bits import bits_subspace
 from plisse.adapt.elastic import Elastic, Point
+from plisse.adapt.sparsity import measure_thresholds, sparsity_subspace
 from plisse.adapt.statistics import measure_statistics
 from plisse.adapt.width import width_subspace
 from plisse.core.batch import Batch, BatchList
@@ -33,14 +35,31 @@ def width(line=False):
     return subspace.elastic()
 
 
+def sparsity(line=False):
+    subspace = sparsity_subspace(network(), sparsities=(0.9, 0.5, 0.0), line=line)
+    measure_thresholds(subspace)
+    measure_statistics(subspace, BATCHES)
+    return subspace.elastic()
+
+
+def bits(line=False):
+    subspace = bits_subspace(network(), BATCHES, bits=(2, 3, 4, 5), line=line)
+    measure_statistics(subspace, BATCHES)
+    return subspace.elastic()
+
+
 ELASTICS = {
     "width": width,
     "width on a line": lambda: width(line=True),
+    "sparsity": sparsity,
+    "sparsity on a line": lambda: sparsity(line=True),
+    "bits": bits,
+    "bits on a line": lambda: bits(line=True),
 }
 
 
 @cache
-def made(name) -> Elastic:
+def made(name: str) -> Elastic:
     return ELASTICS[name]()
 
 

@@ -78,6 +78,7 @@ class Subspace(nn.Module):
         """What serves this subspace: networks are made once per point, `keep` of them held. The weights are a
         copy; this subspace may be trained on."""
         mine = copy.deepcopy(self).eval().requires_grad_(False)
+        mine.with_reparams({name: settled(each) for name, each in mine.wrapped.reparams.items()})
         lock = threading.Lock()
 
         def make(point: Point) -> nn.Module:
@@ -85,6 +86,12 @@ class Subspace(nn.Module):
                 return mine.materialised(point)
 
         return Switching(mine.space, make, keep=keep)
+
+
+def settled(reparam: Reparam) -> Reparam:
+    """A reparametrization that computes the same untrained: its own `settled()`, where it has one."""
+    make = getattr(reparam, "settled", None)
+    return reparam if make is None else make().eval()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plisse.adapt.reparams import Line
 from plisse.adapt.samplers import Schedule
+from plisse.adapt.sparsity import measure_thresholds
 from plisse.adapt.statistics import measure_statistics
 from plisse.adapt.subspace import Subspace
 from plisse.core.batch import Batch, main_output
@@ -117,6 +118,7 @@ def train_subspace(
 def finish(subspace: Subspace, task: Task, statistics: int = 20) -> None:
     """Measure, on inputs of `task.train`, the tables of a subspace whose weights are done, in place."""
     subspace.eval()
+    measure_thresholds(subspace)
     measure_statistics(subspace, task.train, statistics)
     subspace.select(subspace.space.largest)
 
