@@ -22,6 +22,7 @@ from plisse.compress.prune.channels import channels_for
 from plisse.compress.sensitivity import divergence, held_apart
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
+from plisse.core.hooks import before_calls
 from plisse.cost.allocate import Choices, solve
 from plisse.cost.budget import Budget, Cost
 from plisse.cost.measure import interleaved
@@ -138,19 +139,10 @@ def _inputs(model: nn.Module, names: list[str], example: Inputs) -> dict[str, Te
     """What enters each layer on the example batch."""
     seen: dict[str, Tensor] = {}
 
-    def keep(name: str, value: Tensor) -> None:
-        seen[name] = value.detach()
+    def keep(name: str, _: Any, inputs: tuple[Any, ...]) -> None:
+        seen[name] = inputs[0].detach()
 
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs, name=name: keep(name, inputs[0])  # type: ignore[misc]
-        )
-        for name in names
-    ]
-    try:
-        with modules.evaluating(model), torch.no_grad():
-            call(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {name: model.get_submodule(name) for name in names}
+    with before_calls(layers, keep), modules.evaluating(model), torch.no_grad():
+        call(model, example)
     return seen

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.core.batch import Batch, call
+from plisse.core.hooks import after_calls, before_calls
 
 MEMORY = 1 << 31
 """Bytes of outputs that are remembered at most; modules beyond are simply run again."""
@@ -68,16 +69,16 @@ class PrefixCache:
 @contextmanager
 def _observed(model: nn.Module, begin: Any, end: Any) -> Iterator[None]:
     """Call begin(name) and end(name, output) around every module with parameters but the whole network."""
-    handles = []
-    for name, module in model.named_modules():
-        if name and next(module.parameters(), None) is not None:
-            handles.append(module.register_forward_pre_hook(lambda _, __, name=name: begin(name)))
-            handles.append(module.register_forward_hook(lambda _, __, out, name=name: end(name, out)))
-    try:
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if name and next(module.parameters(), None) is not None
+    }
+    with (
+        before_calls(layers, lambda name, *_: begin(name)),
+        after_calls(layers, lambda name, _, __, output: end(name, output)),
+    ):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from plisse.compress.lowrank.schemes import Channel, Scheme, Spatial
 from plisse.compress.names import without
 from plisse.core import modules
 from plisse.core.batch import Batches, call
+from plisse.core.hooks import before_calls
 from plisse.errors import InputError
 
 FLOOR = 1e-6  # of the mean eigenvalue of an input covariance, which may be singular
@@ -136,24 +137,16 @@ def covariances(
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def add(name: str, layer: Any, value: Tensor) -> None:
-        rows = _columns(layer, value.detach().float(), isinstance(scheme, Spatial))
+    def add(name: str, layer: Any, inputs: tuple[Any, ...]) -> None:
+        rows = _columns(layer, inputs[0].detach().float(), isinstance(scheme, Spatial))
         if not bool(torch.isfinite(rows).all()):
             raise InputError(f"calibration inputs of {name!r} that are not finite", expected="finite numbers")
         sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
         counts[name] = counts.get(name, 0) + rows.shape[0]
 
-    handles = [
-        layer.register_forward_pre_hook(lambda module, inputs, name=name: add(name, module, inputs[0]))
-        for name, layer in layers.items()
-    ]
-    try:
-        with modules.evaluating(model), torch.no_grad():
-            for batch in batches:
-                call(model, batch.inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with before_calls(layers, add), modules.evaluating(model), torch.no_grad():
+        for batch in batches:
+            call(model, batch.inputs)
     return {name: total / counts[name] for name, total in sums.items()}
 
 

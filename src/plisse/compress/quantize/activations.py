@@ -3,8 +3,7 @@ found as the network runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from plisse.core import modules
 from plisse.core.batch import Batches, call, first_tensor
 from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
+from plisse.core.hooks import before_calls
 from plisse.core.reparam import plain
 from plisse.errors import InputError
 
@@ -126,7 +126,11 @@ def watch_inputs(
 
     Raises InputError for inputs that the network does not take.
     """
-    with _watching(layers, watch), modules.evaluating(model), torch.no_grad():
+
+    def see(name: str, _: Any, inputs: tuple[Any, ...]) -> None:
+        watch(name, inputs[0].detach())
+
+    with before_calls(layers, see), modules.evaluating(model), torch.no_grad():
         for batch in calibration:
             try:
                 call(model, batch.inputs)
@@ -153,18 +157,3 @@ def _sample(values: Tensor, limit: int, seed: int) -> Tensor:
         return values
     pick = torch.randint(values.numel(), (limit,), generator=torch.Generator().manual_seed(seed))
     return torch.cat([values[pick.to(values.device)], torch.stack(values.aminmax())])
-
-
-@contextmanager
-def _watching(layers: Mapping[str, nn.Module], watch: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `watch(name, input)` before each call of a layer."""
-
-    def hook(name: str) -> Any:
-        return lambda _, inputs: watch(name, inputs[0].detach())
-
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

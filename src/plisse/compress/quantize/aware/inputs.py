@@ -18,6 +18,7 @@ from plisse.compress.quantize.grids import bfloat16_through
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
 from plisse.core.fakequant import InputQuantizer, round_through
+from plisse.core.hooks import before_calls
 from plisse.core.inputinterval import InputInterval
 from plisse.core.reparam import Reparam, Reparametrized, plain
 from plisse.core.stored import Stored, raw
@@ -256,14 +257,11 @@ def input_intervals(model: nn.Module) -> dict[str, InputInterval]:
 def _input_sizes(model: nn.Module, example: Inputs) -> dict[str, int]:
     """Values per sample that enter each quantizer with a fixed range, by its name."""
     sizes: dict[str, int] = {}
-    handles = [
-        module.register_forward_pre_hook(
-            lambda _, inputs, name=name: sizes.update({name: inputs[0][0].numel()})  # type: ignore[misc]
-        )
-        for name, module in {**input_quantizers(model), **input_intervals(model)}.items()
-    ]
-    with modules.evaluating(model), torch.no_grad():
+
+    def note(name: str, _: Any, inputs: tuple[Any, ...]) -> None:
+        sizes[name] = inputs[0][0].numel()
+
+    layers = {**input_quantizers(model), **input_intervals(model)}
+    with before_calls(layers, note), modules.evaluating(model), torch.no_grad():
         call(model, example)
-    for handle in handles:
-        handle.remove()
     return sizes

@@ -14,6 +14,7 @@ from plisse.bitstream import modelfile
 from plisse.compress.quantize.mixed.candidates import FLOAT
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
+from plisse.core.hooks import before_calls
 from plisse.core.origin import Origin, origin_of, with_origin
 from plisse.core.reparam import baked, plain
 from plisse.cost.budget import Budget, Limit
@@ -121,20 +122,11 @@ def _layer_inputs(model: nn.Module, example: Inputs) -> dict[str, Tensor]:
     """What enters every weighted layer when it is first called."""
     found: dict[str, Tensor] = {}
 
-    def hook(name: str) -> Any:
-        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found.setdefault(name, inputs[0].detach().clone())
+    def keep(name: str, _: Any, inputs: tuple[Any, ...]) -> None:
+        found.setdefault(name, inputs[0].detach().clone())
 
-        return keep
-
-    layers = dict(modules.weighted_layers(model))
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            call(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with before_calls(dict(modules.weighted_layers(model)), keep), torch.no_grad():
+        call(model, example)
     return found
 
 
