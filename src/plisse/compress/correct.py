@@ -19,6 +19,7 @@ from plisse.compress.quantize.codebooks.ternary import Ternarized, TrainedTernar
 from plisse.compress.quantize.codebooks.vectors import OnVectors
 from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.rated import RateQuantized, TrellisQuantized
+from plisse.compress.quantize.rounding.capture import check_inputs
 from plisse.compress.trace import Reader, Trace
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
@@ -39,7 +40,8 @@ class BiasCorrection:
     W is the source of the rounded weight W^. A layer without bias is corrected in the batch norm behind it;
     one with neither, or whose bias is computed already, is left: correct before small tensors are compacted.
 
-    Raises InputError where the network holds no rounded weights or calibration holds no batch.
+    Raises InputError where the network holds no rounded weights, or calibration holds no batch, NaN, or
+    inputs that the network does not take.
     """
 
     def __call__(self, model: nn.Module, task: Task) -> nn.Module:
@@ -49,6 +51,7 @@ class BiasCorrection:
             raise InputError(
                 "nothing to correct biases by", expected="a quantized network and a calibration batch"
             )
+        check_inputs(corrected, task.calibration)
         norms = dict(foldable_pairs(baked(corrected), task.example))
         for name, shift in _shifts(corrected, rounded, task).items():
             _correct(corrected, name, norms.get(name), shift)

@@ -18,8 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plisse.compress.quantize.mixed.candidates import Candidates
 from plisse.compress.quantize.mixed.sensitivity import as_losses, check_count, spread_batches
+from plisse.compress.quantize.rounding.capture import check_inputs
 from plisse.core import modules
-from plisse.core.batch import Batch, Batches, call, n_samples
+from plisse.core.batch import Batch, Batches, BatchList, call, n_samples
 from plisse.errors import InputError
 from plisse.train.task import Task
 
@@ -102,7 +103,7 @@ class HessianTrace:
         """tr(H_i) of the mean loss, for every named weight."""
         probe, weights = _differentiable(model, names)
         draw = torch.Generator().manual_seed(self.seed)
-        batches = self.target.batches(task, self.samples)
+        batches = checked_batches(probe, self.target.batches(task, self.samples))
         totals = dict.fromkeys(names, 0.0)
         with modules.evaluating(probe), sdpa_kernel(SDPBackend.MATH):  # fused has no second derivative
             for index in range(self.samples):
@@ -143,7 +144,7 @@ class Fisher:
         """F of every named weight, in its shape."""
         probe, weights = _differentiable(model, names)
         draw = torch.Generator().manual_seed(self.seed)
-        batches = self.target.batches(task, self.batches)
+        batches = checked_batches(probe, self.target.batches(task, self.batches))
         totals = [torch.zeros_like(weight) for weight in weights]
         with modules.evaluating(probe):
             for index in range(self.batches):
@@ -153,6 +154,13 @@ class Fisher:
                 for total, gradient in zip(totals, gradients, strict=True):
                     total += gradient.square() * (_count(batch) / self.batches)
         return dict(zip(names, totals, strict=True))
+
+
+def checked_batches(model: nn.Module, batches: Batches) -> Batches:
+    """`batches`, the first of which `model` takes and which holds no NaN. Raises InputError."""
+    if len(batches):
+        check_inputs(model, BatchList((batches[0],)))
+    return batches
 
 
 def _signed_products(loss: Tensor, weights: Sequence[Tensor], draw: torch.Generator) -> list[float]:

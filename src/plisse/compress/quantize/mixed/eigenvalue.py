@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plisse.compress.quantize.mixed.candidates import Candidates
-from plisse.compress.quantize.mixed.curvature import Itself, Target, _differentiable, _quadratic
+from plisse.compress.quantize.mixed.curvature import (
+    Itself,
+    Target,
+    _differentiable,
+    _quadratic,
+    checked_batches,
+)
 from plisse.compress.quantize.mixed.sensitivity import check_count
 from plisse.core import modules
 from plisse.train.task import Task
@@ -43,7 +49,7 @@ class HessianEigenvalue:
         """The eigenvalue of largest size of every named weight's block of the Hessian of the mean loss."""
         probe, weights = _differentiable(model, names)
         draw = torch.Generator().manual_seed(self.seed)
-        batch = self.target.batches(task, 1)[0]
+        batch = checked_batches(probe, self.target.batches(task, 1))[0]
         with modules.evaluating(probe), sdpa_kernel(SDPBackend.MATH):  # fused has no second derivative
             loss = self.target.loss(probe, task, batch, draw)
             gradients = torch.autograd.grad(

@@ -34,6 +34,7 @@ from plisse.compress.quantize.mixed.table import (
     total,
 )
 from plisse.compress.quantize.ranges import MSE, MinMax, Range
+from plisse.compress.quantize.rounding.capture import check_inputs
 from plisse.core import modules
 from plisse.core.reparam import Reparametrized, baked, plain, reparametrize, source
 from plisse.cost.allocate import Solver
@@ -115,6 +116,8 @@ class MixedPrecision:
         hows = [Uniformly(self.symmetric, self.granularity, range) for range in self.ranges]
         options = {name: candidates(source(model, name), self._widths(name), hows) for name in names}
         probe = baked(model)
+        if len(task.calibration):
+            check_inputs(probe, task.calibration)
         losses = self.sensitivity.losses(probe, task, options)
         layers = {_layer(name) for name in names}
         lost = {}

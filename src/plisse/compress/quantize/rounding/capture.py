@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.core import modules
-from plisse.core.batch import Batch, Batches, call, main_output, map_inputs, n_samples
+from plisse.core.batch import Batch, Batches, Inputs, call, first_tensor, main_output, map_inputs, n_samples
 from plisse.core.reparam import plain
 from plisse.errors import InputError
 
@@ -32,14 +32,14 @@ class Call:
     def rows(self, pick: Tensor) -> Call:
         """The call with the samples `pick` [B] only."""
 
-        def taken(value: Any) -> Any:
+        def picked(value: Any) -> Any:
             if not _has_rows(value, self.n):
                 return value
             value = _ordered(value[pick])
             return value.float() if value.dtype == torch.bfloat16 else value
 
-        kwargs = {key: taken(value) for key, value in self.kwargs.items()}
-        return Call(tuple(map(taken, self.args)), kwargs, taken(self.output), len(pick))
+        kwargs = {key: picked(value) for key, value in self.kwargs.items()}
+        return Call(tuple(map(picked, self.args)), kwargs, picked(self.output), len(pick))
 
 
 def check_calibration(batches: Batches) -> None:
@@ -48,6 +48,24 @@ def check_calibration(batches: Batches) -> None:
         raise InputError("no calibration batch", expected="at least one, to choose symbols by outputs")
     for batch in batches:
         map_inputs(batch.inputs, _check_finite)
+
+
+def check_inputs(model: nn.Module, batches: Batches) -> None:
+    """`check_calibration`, and that `model` takes the first batch. Raises InputError."""
+    check_calibration(batches)
+    with modules.evaluating(model), torch.no_grad():
+        taken(model, batches[0].inputs)
+
+
+def taken(model: nn.Module, inputs: Inputs) -> Any:
+    """What `call` gives. Raises InputError for inputs that the network does not take."""
+    try:
+        return call(model, inputs)
+    except (RuntimeError, IndexError, TypeError) as error:
+        raise InputError(
+            f"calibration inputs of shape {tuple(first_tensor(inputs).shape)}: {error}",
+            expected="inputs that the network takes",
+        ) from error
 
 
 def limited(batches: Batches, samples: int) -> tuple[Batch, ...]:

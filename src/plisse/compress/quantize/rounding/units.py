@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from plisse.compress.quantize.fake import FakeQuantized
+from plisse.compress.quantize.rounding.capture import taken
 from plisse.core import modules
-from plisse.core.batch import Inputs, call
+from plisse.core.batch import Inputs
 from plisse.core.reparam import Reparametrized
 from plisse.errors import InputError
 
@@ -112,7 +113,7 @@ def called(model: nn.Module, example: Inputs) -> dict[str, int]:
     ]
     try:
         with modules.evaluating(model), torch.no_grad():
-            call(model, example)
+            taken(model, example)
     finally:
         for handle in handles:
             handle.remove()
