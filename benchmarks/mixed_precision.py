@@ -1,24 +1,34 @@
-"""Mixed against uniform widths at equal written bytes: `python -m benchmarks.mixed_precision [--small]`.
+"""A width or a step per weight against one width for all, at equal written bytes:
+`python -m benchmarks.mixed_precision [--small] [--network NAME] [--width B]`.
 
-For each width from 2 to 8 the whole network is rounded to nearest at that width, one scale per channel, with
-the range (min-max or least squared error) that diverges less on calibration inputs. `MixedPrecision` then
-gets exactly the bytes of that file, and the same ranges to choose from. Biases and norms are compact in
-both.
+For each width the whole network, embeddings too, is rounded by GPTQ at that width: affine, one scale per
+channel, with the range (min-max or least squared error) that diverges less on calibration inputs. What is
+mixed gets exactly the bytes of that file and GPTQ too:
 
-ResNet-20 (batch norm folded): 256 unlabelled validation images for all choices, scored on the 1,017 lossless
-test images. MiniLM: 128 unlabelled sentences of the training split, scored by Spearman's correlation on the
-STS-B development split. No choice is made on either. Mixed beats a width with a higher score in no more
-bytes, or with the same score in fewer.
+    widths  `MixedPrecision`: a width and a range for every weight, from 2 to 8 bits
+    steps   a step for every weight, and as many bits as the coder needs: `compress` without factors and zeros
 
-Divergence is measured on the holdout's inputs, from the float network's outputs, without labels, so it has
-none of the luck of single labels; for MiniLM it compares the cosines of pairs, as the score does.
+Both are chosen by divergence measured on calibration inputs, without labels: ResNet-20 (batch norm folded)
+512 validation images, scored on the 1,017 lossless test images; MiniLM 512 sentences of the training split,
+scored on the STS-B development split. `chosen` names the one of the two that diverges less on the last
+calibration batches; nothing is chosen on what is scored.
+
+Three figures come from one pass over the holdout. score: the task's. fidelity: the same score with the
+original's own predictions in place of the labels, so that 1 is what a perfect copy gets: the score of a
+network that is nearly as good as the original is luck, its fidelity is not. divergence: from the original's
+outputs, mean per sample: KL in nats for ResNet-20, squared distance of normalized embeddings for MiniLM.
+Differences are mixed minus uniform, with paired bootstrap intervals. Bytes are lengths of whole files.
+Rows are kept as they come, and a run goes on where an earlier one stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,149 +36,240 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cifar import interval
-from benchmarks.record import write
+from benchmarks.record import RESULTS, write
 from plisse.compress.fold import FoldBatchNorm
+from plisse.compress.quantize.compensate import Compensate
 from plisse.compress.quantize.mixed.costs import float_bytes, written_bytes
 from plisse.compress.quantize.mixed.mixed import MixedPrecision, widths_of
 from plisse.compress.quantize.mixed.refine import company, uniform
 from plisse.compress.quantize.mixed.sensitivity import Perturbation
 from plisse.compress.quantize.mixed.table import Picks, Table
+from plisse.compress.quantize.rated import RateQuantize
+from plisse.compress.quantize.rounding import GPTQ
 from plisse.compress.quantize.small import CompactSmall
+from plisse.compress.sensitivity import RateTable, divergence, held_apart, rate_table
 from plisse.compress.step import chain
-from plisse.core.reparam import baked
+from plisse.compress.within import Fitting, finishing
+from plisse.core import modules
+from plisse.core.reparam import baked, reparametrize, source
 from plisse.data.folder import data_set
+from plisse.errors import BudgetError
 from plisse.networks.open import open_model
 from plisse.train.evaluate import Evaluation, paired
-from plisse.train.task import Task, outputs_on
+from plisse.train.task import Score, Task, outputs_on
 from plisse.train.tasks import open_task
 
-WIDTHS = (2, 3, 4, 5, 6, 8)
-SMALL = (3, 4)
-RESNET = MixedPrecision("bytes=1x", bits=(2, 3, 4, 5, 6, 7, 8, 10), sensitivity=Perturbation(2), sweeps=2)
-MINILM = MixedPrecision("bytes=1x", bits=(2, 3, 4, 5, 6, 7, 8, 10), sensitivity=Perturbation(2), sweeps=1)
+BITS = (2, 3, 4, 5, 6, 8)
+SMALL = (3,)
+MEAN = Score("mean", lambda outputs: outputs, lambda values, _: float(values.mean()))
+Row = dict[str, Any]
+PerSample = Callable[[Tensor, Tensor], Tensor]
 
 
-def resnet20() -> tuple[nn.Module, Task]:
+@dataclass(frozen=True)
+class Subject:
+    """A network, its task, how it is rounded, and the divergence of each sample [N, ...] -> [N].
+
+    arms: what is compared with uniform widths. batches: of calibration, that choices look at.
+    """
+
+    model: nn.Module
+    task: Task
+    widths: tuple[int, ...]
+    how: MixedPrecision
+    distance: PerSample
+    arms: tuple[str, ...] = ("widths", "steps")
+    batches: int = 2
+
+
+def resnet20() -> Subject:
     model = open_model("resnet20", weights=data_set("models", "cifar10_resnet20.safetensors"))
     task = open_task("cifar10")
-    return chain(FoldBatchNorm(), CompactSmall())(model, task), task
+    found = chain(FoldBatchNorm(), CompactSmall())(model, task)
+    return Subject(found, task, (4, 3, 2), _how(GPTQ(samples=256), 2, 1), kl_per_sample)
 
 
-def minilm() -> tuple[nn.Module, Task]:
+def minilm() -> Subject:
     model = open_model("minilm")
     task = open_task("stsb", model=model)
-    task = replace(task, divergence=similarity_divergence)
-    return CompactSmall()(model, task), task
+    found, how = CompactSmall()(model, task), _how(GPTQ(samples=128), 1, 0)
+    return Subject(found, task, (3, 4, 2), how, squared_distance, batches=1)
 
 
-def similarity_divergence(reference: Tensor, outputs: Tensor) -> Tensor:
-    """1 minus the correlation between the cosines of all pairs of sentences, [N, D] against [N, D].
+def _how(rounding: GPTQ, batches: int, sweeps: int) -> MixedPrecision:
+    sensitivity = Perturbation(batches, upto=3)
+    return MixedPrecision(
+        "bytes=1x", bits=BITS, symmetric=False, sensitivity=sensitivity, sweeps=sweeps, rounding=rounding
+    )
 
-    What a ranking of pairs sees: embeddings that all move together stay as good as they were.
-    """
-    pairs = torch.triu_indices(len(reference), len(reference), 1)
+
+def kl_per_sample(reference: Tensor, outputs: Tensor) -> Tensor:
+    """[N, K], [N, K] -> [N] in nats."""
+    logs = (F.log_softmax(each.float(), -1) for each in (outputs, reference))
+    return F.kl_div(*logs, reduction="none", log_target=True).sum(-1)
+
+
+def squared_distance(reference: Tensor, outputs: Tensor) -> Tensor:
+    """[N, D], [N, D] -> [N], 0 to 4: twice 1 minus the cosine."""
     first, second = (F.normalize(each.float(), dim=-1) for each in (reference, outputs))
-    cosines = torch.stack([(each @ each.T)[pairs[0], pairs[1]] for each in (first, second)])
-    return 1 - torch.corrcoef(cosines)[0, 1]
+    return (first - second).square().sum(-1)
 
 
 class Holdout:
-    """Scores on the holdout, and divergence from the float network there, from one pass."""
+    """Three evaluations of a network by one pass over the holdout; see the module."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        self.task = task
-        self.targets = torch.cat([batch.target for batch in task.holdout if batch.target is not None])
-        self.reference = outputs_on(baked(model), task.holdout)
-        self.floating = self.scored(self.reference)
+    def __init__(self, subject: Subject) -> None:
+        self.task, self.distance = subject.task, subject.distance
+        self.targets = torch.cat([batch.target for batch in self.task.holdout if batch.target is not None])
+        self.reference = outputs_on(baked(subject.model), self.task.holdout)
+        self.own = self._predicted(self.reference)
 
-    def __call__(self, model: nn.Module) -> tuple[Evaluation, float]:
+    def __call__(self, model: nn.Module) -> dict[str, Evaluation]:
         outputs = outputs_on(baked(model), self.task.holdout)
+        predicted = self._predicted(outputs)
         pairs = zip(self.reference, outputs, strict=True)
-        lost = sum(float(self.task.divergence(a, b)) for a, b in pairs) / len(outputs)
-        return self.scored(outputs), lost
+        lost = torch.cat([self.distance(a, b) for a, b in pairs])
+        return {
+            "score": _evaluated(self.task.score, predicted, self.targets),
+            "fidelity": _evaluated(self.task.score, predicted, self.own),
+            "divergence": _evaluated(MEAN, lost, torch.zeros_like(lost)),
+        }
 
-    def scored(self, outputs: list[Tensor]) -> Evaluation:
-        score = self.task.score
-        found = torch.cat([score.predict(each) for each in outputs])
-        value = score.summary(found, self.targets)
-        return Evaluation(score.name, value, value, value, len(found), found, self.targets, score.unit)
-
-
-def frontier(how: MixedPrecision, model: nn.Module, task: Task, widths: tuple[int, ...]) -> dict[str, Any]:
-    """Uniform and mixed at the bytes of every width."""
-    start = time.perf_counter()
-    holdout = Holdout(model, task)
-    table = how.table(model, task)
-    measured = time.perf_counter() - start
-    choices = best_uniform(how, model, task, table)
-    rows = [row(how, model, task, table, choices[width], holdout) for width in widths]
-    return {
-        "bytes_float": float_bytes(model),
-        "score_float": holdout.floating.score,
-        "samples": holdout.floating.n,
-        "seconds_table": round(measured, 1),
-        "seconds": round(time.perf_counter() - start, 1),
-        "mixed_beats_every_width": all(each["mixed_beats"] for each in rows),
-        "mixed_diverges_less_at_every_width": all(each["mixed_diverges_less"] for each in rows),
-        "rows": rows,
-    }
+    def _predicted(self, outputs: list[Tensor]) -> Tensor:
+        return torch.cat([self.task.score.predict(each) for each in outputs])
 
 
-def best_uniform(how: MixedPrecision, model: nn.Module, task: Task, table: Table) -> dict[int, Picks]:
-    """For every width the choice with the range that diverges least on calibration inputs."""
-    lost = company(baked(model), task, 2)
-    found: dict[int, tuple[float, Picks]] = {}
-    for picks in uniform(table):
-        width = next(iter(picks.values())).bits
-        value = lost(picks)
-        if width not in found or value < found[width][0]:
-            found[width] = (value, picks)
-    return {width: picks for width, (_, picks) in found.items()}
+def _evaluated(score: Score, predicted: Tensor, targets: Tensor) -> Evaluation:
+    value = score.summary(predicted, targets)
+    return Evaluation(score.name, value, value, value, len(predicted), predicted, targets, score.unit)
 
 
-def row(
-    how: MixedPrecision, model: nn.Module, task: Task, table: Table, picks: Picks, holdout: Holdout
-) -> dict[str, Any]:
-    start = time.perf_counter()
-    plain = how.made(model, task, picks)
-    size = written_bytes(plain, model, task.name)
-    mixed = replace(how, budget=f"bytes={size}").within(model, task, table)
-    mixed_size = written_bytes(mixed, model, task.name)
-    (before, before_lost), (after, after_lost) = holdout(plain), holdout(mixed)
-    first = next(iter(picks.values()))
-    found = {
-        "width": first.bits,
-        "range": type(first.candidate.how.range).__name__ if first.candidate.how else "",
-        "bytes": size,
-        "mixed_bytes": mixed_size,
-        "score": before.score,
-        "mixed_score": after.score,
-        "difference": interval(paired(after, before, task.score)),
-        "divergence": before_lost,
-        "mixed_divergence": after_lost,
-        "mixed_beats": mixed_size <= size and (after.score, -mixed_size) > (before.score, -size),
-        "mixed_diverges_less": after_lost < before_lost,
-        "mixed_widths": widths_of(mixed),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    print({key: value for key, value in found.items() if key != "mixed_widths"}, flush=True)
+class Arms:
+    """What is compared, with the tables that all budgets share."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.model, self.task = subject, subject.model, subject.task
+        self.seconds: dict[str, float] = {}
+
+    @cached_property
+    def table(self) -> Table:
+        """Of widths."""
+        start = time.process_time()
+        found = self.subject.how.table(self.model, self.task)
+        self.seconds["widths"] = round(time.process_time() - start, 1)
+        return found
+
+    @cached_property
+    def rates(self) -> RateTable:
+        """Of steps alone: factors and zeros are tried for weights that nothing computes."""
+        start = time.process_time()
+        held = {name: source(self.model, name) for name in modules.weight_names(self.model)}
+        found = rate_table(reparametrize(self.model, held), self.task, n_batches=self.subject.batches)
+        self.seconds["steps"] = round(time.process_time() - start, 1)
+        return found
+
+    def uniform(self, bits: int) -> nn.Module:
+        """The range by divergence of weights rounded to nearest, then GPTQ."""
+        lost = company(baked(self.model), self.task, self.subject.batches)
+        same: list[Picks] = [p for p in uniform(self.table) if next(iter(p.values())).bits == bits]
+        return self.subject.how.made(self.model, self.task, min(same, key=lost))
+
+    def widths(self, size: int) -> nn.Module:
+        return replace(self.subject.how, budget=f"bytes={size}").within(self.model, self.task, self.table)
+
+    def steps(self, size: int) -> nn.Module:
+        rounding = self.subject.how.rounding
+        assert isinstance(rounding, GPTQ)
+        after = (Compensate(rounding.samples),)
+        fitting = Fitting(
+            self.model,
+            self.task,
+            self.rates,
+            RateQuantize({}),
+            after,
+            RateQuantize({}, rounding="trellis"),
+            self.size,
+        )
+        return finishing(self.model)(fitting.within(size).network, self.task)
+
+    def size(self, model: nn.Module) -> int:
+        return written_bytes(model, self.model, self.task.name)
+
+
+def row(arms: Arms, holdout: Holdout, network: str, bits: int) -> Row:
+    """One width, and what is mixed at its bytes."""
+    task, judges = arms.task, held_apart(arms.task)
+    plain = arms.uniform(bits)
+    size, before = arms.size(plain), holdout(plain)
+    found: Row = {"network": network, "width": bits, "uniform": _measured(before, size)}
+    apart = {}
+    for name in arms.subject.arms:
+        make = {"widths": arms.widths, "steps": arms.steps}[name]
+        start = time.process_time()
+        try:
+            mixed = make(size)
+        except BudgetError as error:
+            found[name] = {"error": str(error)}
+            continue
+        seconds, after = round(time.process_time() - start, 1), holdout(mixed)
+        apart[name] = divergence(mixed, arms.model, task, judges)
+        scores = {"score": task.score, "fidelity": task.score, "divergence": MEAN}
+        found[name] = _measured(after, arms.size(mixed)) | {"seconds": seconds, "apart": apart[name]}
+        for key, score in scores.items():
+            found[name][f"{key}_difference"] = interval(paired(after[key], before[key], score))
+        if name == "widths":
+            found[name]["bits"] = widths_of(mixed)
+    found["chosen"] = min(apart, key=lambda name: apart[name]) if apart else None
     return found
+
+
+def _measured(found: dict[str, Evaluation], size: int) -> Row:
+    return {"bytes": size, **{key: each.score for key, each in found.items()}}
+
+
+def known(name: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"networks": {}, "rows": []}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="two widths of ResNet-20")
+    parser.add_argument("--small", action="store_true", help="one width of ResNet-20, not kept with others")
+    parser.add_argument("--network", choices=("resnet20", "minilm"), help="one network")
+    parser.add_argument("--width", type=int, help="one width")
     chosen = parser.parse_args()
-    if chosen.small:
-        model, task = resnet20()
-        small = replace(RESNET, bits=(2, 3, 4, 5, 6), sweeps=0)
-        write("mixed_precision_small", {"resnet20": frontier(small, model, task, SMALL)})
-        return
-    found: dict[str, Any] = {}
-    for name, make, how in (("resnet20", resnet20, RESNET), ("minilm", minilm, MINILM)):
-        model, task = make()
-        found[name] = frontier(how, model, task, WIDTHS)
-        write("mixed_precision", found)
+    name = "mixed_precision_small" if chosen.small else "mixed_precision"
+    record = {"networks": {}, "rows": []} if chosen.small else known(name)
+    for network, opened in (("resnet20", resnet20), ("minilm", minilm)):
+        if chosen.network not in (None, network) or (chosen.small and network != "resnet20"):
+            continue
+        subject = opened()
+        done = {each["width"] for each in record["rows"] if each["network"] == network}
+        wanted = [bits for bits in (SMALL if chosen.small else subject.widths) if bits not in done]
+        wanted = [bits for bits in wanted if chosen.width in (None, bits)]
+        if not wanted:
+            continue
+        arms, holdout = Arms(subject), Holdout(subject)
+        value = task_score(holdout)
+        sizes = {"bytes_float": float_bytes(subject.model), "score_float": value, "samples": len(holdout.own)}
+        for bits in wanted:
+            record["rows"].append(row(arms, holdout, network, bits))
+            record["networks"][network] = {**sizes, "table_seconds": arms.seconds}
+            print(_said(record["rows"][-1]), flush=True)
+            write(name, record)
+
+
+def task_score(holdout: Holdout) -> float:
+    return holdout.task.score.summary(holdout.own, holdout.targets)
+
+
+def _said(found: Row) -> Row:
+    return {
+        key: {name: value for name, value in part.items() if name != "bits"}
+        if isinstance(part, dict)
+        else part
+        for key, part in found.items()
+    }
 
 
 if __name__ == "__main__":

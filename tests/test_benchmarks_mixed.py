@@ -1,0 +1,77 @@
+"""The comparison of mixed with uniform widths: its figures on a tiny network, and its table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import mixed_precision as mixed
+from benchmarks import mixed_tables as tables
+from plisse.compress.quantize.mixed.sensitivity import Perturbation
+from plisse.compress.quantize.rounding import GPTQ
+from plisse.core.batch import Batch, BatchList
+from plisse.train.task import Task, classification
+
+
+@pytest.fixture(scope="module")
+def subject() -> mixed.Subject:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 4)).eval()
+    how = replace(mixed._how(GPTQ(samples=64), 1, 0), bits=(2, 3, 4), sensitivity=Perturbation(1))
+    return mixed.Subject(model, task_of(model), (3,), how, mixed.kl_per_sample)
+
+
+def task_of(model: nn.Module) -> Task:
+    batches = []
+    for seed in range(2):
+        inputs = torch.randn(32, 16, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            batches.append(Batch(inputs, model(inputs).argmax(-1)))
+    found = BatchList(tuple(batches))
+    return classification("made", batches[0].inputs, found, found, found)
+
+
+def test_a_row_compares_at_equal_bytes(subject: mixed.Subject) -> None:
+    arms, holdout = mixed.Arms(subject), mixed.Holdout(subject)
+    found = mixed.row(arms, holdout, "made", 3)
+    size = found["uniform"]["bytes"]
+    assert found["chosen"] in ("widths", "steps")
+    for name in ("widths", "steps"):
+        assert found[name]["bytes"] <= size
+        value, low, high = found[name]["divergence_difference"]
+        assert low <= value <= high
+        assert value == pytest.approx(found[name]["divergence"] - found["uniform"]["divergence"])
+    assert found["uniform"]["fidelity"] == found["uniform"]["score"]  # labels are the network's own
+    own = holdout(subject.model)
+    assert own["fidelity"].score == 1
+    assert own["divergence"].score == pytest.approx(0, abs=1e-6)
+
+
+def test_distances_of_samples() -> None:
+    a, b = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [5.0, 0.0]])
+    assert mixed.squared_distance(a, b).tolist() == [0.0, 2.0]
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    assert mixed.kl_per_sample(logits, logits + 3).abs().max() < 1e-6
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=a), torch.distributions.Categorical(logits=logits)
+    )
+    torch.testing.assert_close(mixed.kl_per_sample(a, logits), expected)
+
+
+def test_the_table_counts_what_is_better() -> None:
+    def arm(score: float, low: float, high: float) -> dict[str, object]:
+        names = ("score", "fidelity", "divergence")
+        return {"bytes": 90, **dict.fromkeys(names, score)} | {
+            f"{name}_difference": [(low + high) / 2, low, high] for name in names
+        }
+
+    plain = {"bytes": 100, "score": 0.8, "fidelity": 0.8, "divergence": 0.8}
+    row = {"network": "minilm", "width": 4, "uniform": plain, "chosen": "steps", "steps": arm(0.9, 0.1, 0.2)}
+    other = {**row, "width": 3, "chosen": "widths", "widths": arm(0.7, -0.2, 0.1), "steps": {"error": "none"}}
+    text = tables.section({"rows": [row, other]})
+    assert "| minilm | 4 | **steps** | 90 | 0.9000 | +0.1500 [+0.1000, +0.2000] |" in text
+    assert "score in 1 of 2 rows (1 surely, 0 surely worse)" in text
+    assert "divergence in 1 of 2 rows (0 surely, 1 surely worse)" in text
