@@ -57,6 +57,9 @@ from plisse.train.tasks import open_task
 
 CASES = (("resnet20", 10.0), ("resnet20", 20.0), ("minilm", 8.0))
 BISECTIONS = 9
+WIDER = 1.3
+"""The coder saves less than this over a fixed width, so that wider ones need no trial."""
+
 Row = dict[str, Any]
 
 
@@ -110,7 +113,10 @@ def low_rank(model: nn.Module, task: Task, bound: float) -> bytes | None:
 
 def quantization(model: nn.Module, task: Task, bound: float) -> bytes | None:
     text = not hasattr(model, "conv1")
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     for bits in (8, 6, 5, 4, 3, 2):
+        if bits > WIDER * 32 * bound / size:
+            continue
         step = Quantize(
             bits,
             symmetric=False,
@@ -166,7 +172,7 @@ def rows(network: str, ratio: float, found: dict[str, Row]) -> Iterator[Row]:
             row |= {"bytes": len(data), **scored(decoded, task, before)}
             own = diverging(decoded, task, reference)
             row |= {"divergence": float(own.mean()), "divergences": packed(own)}
-            if name != "joint":
+            if "divergences" in found.get("joint", {}):
                 row["beyond_joint"] = difference(own, unpacked(found["joint"]["divergences"]))
         found[name] = row
         yield row

@@ -137,8 +137,8 @@ def _technique(row: Row) -> tuple[str, ...]:
         f"{row['bytes']:,}",
         f"{100 * row['score']:.2f}",
         _signed(row["difference"]),
-        f"{100 * row['agreement']:.2f}",
-        f"{1000 * row['divergence']:.2f}",
+        f"{100 * row['agreement']:.2f}" if "agreement" in row else "",
+        f"{1000 * row['divergence']:.2f}" if "divergence" in row else "",
         _signed([10 * each for each in beyond]) if beyond else "",
         seconds,
     )

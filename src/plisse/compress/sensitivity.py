@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.compress import options
+from plisse.compress.lowrank.prefix import PrefixCache
 from plisse.compress.options import FLOOR, Candidate, Option
 from plisse.compress.quantize.compensate import LAYERS
 from plisse.compress.quantize.rounding.capture import limited
@@ -124,8 +125,8 @@ def rate_table(
 ) -> RateTable:
     """Measure the table for every weight tensor of `model` (which is left as it was).
 
-    Costs one encoding per tensor and step, and one pass over `n_batches` calibration batches per tensor and
-    anchor.
+    Costs one encoding per tensor and step, and one pass over `n_batches` calibration batches, from the
+    tensor's layer on, per tensor and anchor.
     """
     probe = modules.clone(plain(model)).eval()
     names = tuple(modules.weight_names(probe))
@@ -156,19 +157,29 @@ def divergence(model: nn.Module, original: nn.Module, task: Task, batches: list[
 
 
 class _Meter:
-    """Divergence of the network with one weight replaced."""
+    """Divergence of the network with one weight replaced; what comes before its layer is not run again."""
 
     def __init__(self, probe: nn.Module, task: Task, n_batches: int) -> None:
         self.probe, self.task = probe, task
-        self.batches = [task.calibration[i] for i in range(min(n_batches, len(task.calibration)))]
-        self.reference = _outputs(probe, self.batches)
+        count = min(n_batches, len(task.calibration))
+        self.caches = [PrefixCache(probe, task.calibration[i]) for i in range(count)]
+        self.holders = _holders(probe)
 
     def __call__(self, name: str, weight: Tensor, values: Tensor) -> float:
         modules.set_tensor(self.probe, name, values)
-        outputs = _outputs(self.probe, self.batches)
+        outputs = [cache.rerun(self.holders.get(name, ())) for cache in self.caches]
         modules.set_tensor(self.probe, name, weight)
-        pairs = zip(self.reference, outputs, strict=True)
+        pairs = zip((cache.logits for cache in self.caches), outputs, strict=True)
         return max(float(np.mean([float(self.task.divergence(a, b)) for a, b in pairs])), FLOOR)
+
+
+def _holders(model: nn.Module) -> dict[str, list[str]]:
+    """The modules that hold each parameter: several where a weight is shared."""
+    named = list(model.named_parameters(remove_duplicate=False))
+    layers: dict[int, list[str]] = {}
+    for name, parameter in named:
+        layers.setdefault(id(parameter), []).append(name.rpartition(".")[0])
+    return {name: layers[id(parameter)] for name, parameter in named}
 
 
 class _Moments:
