@@ -19,6 +19,9 @@ from plisse.cli.demo import demo
 from plisse.cli.failures import DEBUG
 from plisse.cli.files import export, inspect
 from plisse.cli.measure import evaluate, profile
+from plisse.cli.points import select
+from plisse.cli.serve import serve
+from plisse.cli.similarity import similarity
 
 ABOUT = "Give it a trained network and a budget, get one small file that runs."
 
@@ -28,6 +31,9 @@ COMMANDS: tuple[tuple[Callable[..., None], str, examples.Examples], ...] = (
     (inspect, "Look", examples.INSPECT),
     (evaluate, "Look", examples.EVALUATE),
     (profile, "Look", examples.PROFILE),
+    (similarity, "Look", examples.SIMILARITY),
+    (select, "Deploy", examples.SELECT),
+    (serve, "Deploy", examples.SERVE),
     (export, "Deploy", examples.EXPORT),
 )
 

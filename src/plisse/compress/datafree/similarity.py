@@ -15,7 +15,7 @@ from plisse.compress.datafree.order import gathered, is_sorted
 from plisse.compress.datafree.statistics import layer_divergences
 from plisse.core.batch import Batches
 
-BLOCK = 32  # samples per block, the unit of the bootstrap
+BLOCK, FEWEST_BLOCKS = 32, 16  # samples per block, the unit of the bootstrap; fewer where samples are few
 SORTED = (
     "the batches come sorted by class: samples were drawn from all over an epoch and shuffled here; the "
     "first batches alone would seem further off"
@@ -59,7 +59,7 @@ def similarity(
     divergence of the data's moments from the stored ones; mean over channels, then over layers.
 
     Moments are pooled over all samples, so that their order does not matter. At most `samples` are read, from
-    batches drawn from one epoch, and put into random order; blocks of 32 are resampled for the interval.
+    batches drawn from one epoch, and put into random order; blocks of up to 32 are resampled for the interval.
     Where batches come sorted by class (their labels, or else the network's own, differ between batches by
     more than chance) a UserWarning says so: one value per batch of such a loader would be too large.
 
@@ -79,7 +79,8 @@ def similarity(
     """
     wanted = measured_targets(model)
     found = gathered(batches, samples, seed)
-    blocks = observed(model, wanted, found.inputs, BLOCK)
+    size = max(1, min(BLOCK, len(found.origin) // FEWEST_BLOCKS))
+    blocks = observed(model, wanted, found.inputs, size)
     logits = blocks.logits
     classes = () if logits is None else tuple(shares(logits.argmax(1), logits.shape[1]).tolist())
     labels = found.labels if found.labels is not None or logits is None else logits.argmax(1)
