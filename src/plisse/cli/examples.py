@@ -48,6 +48,39 @@ EVALUATE: Examples = (
 PROFILE: Examples = (
     ("several files side by side", "plisse profile a.plisse b.plisse --task cifar10:DIR"),
     ("the frontier of time and score", "plisse profile *.plisse --task cifar10:DIR --by latency"),
+    ("the points of a file, kept for select and serve", "plisse profile nets.plisse -o nets.json --batch 1"),
+)
+SELECT: Examples = (
+    (
+        "the best point that takes at most 5 ms",
+        "plisse select nets.plisse --budget latency=5ms --profile nets.json -o one.plisse",
+    ),
+    (
+        "the best of three files within half the bytes",
+        "plisse select a.plisse b.plisse c.plisse --task cifar10:DIR --budget bytes=0.5x -o best.plisse",
+    ),
+)
+SERVE: Examples = (
+    ("on this machine, with a dashboard", "plisse serve nets.plisse --profile nets.json --deadline 20"),
+    (
+        "three files of growing width, measured first",
+        "plisse serve a.plisse b.plisse c.plisse --task cifar10:DIR --policy deadline --policy load",
+    ),
+    (
+        "ask it",
+        "curl -s localhost:8000/example | curl -s localhost:8000/predict \\\n"
+        "  -H 'content-type: application/json' -d @-",
+    ),
+)
+SIMILARITY: Examples = (
+    (
+        "how far a data set is from what a network was trained on",
+        "plisse similarity resnet20 --weights W.safetensors --data cifar10:DIR",
+    ),
+    (
+        "which of two public sets may stand in for data that may not leave the hospital",
+        "plisse similarity mine.plisse --data public/a --data public/b",
+    ),
 )
 EXPORT: Examples = (
     ("float32", "plisse export small.plisse --onnx small.onnx"),
