@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -104,3 +104,16 @@ def outputs_on(model: nn.Module, batches: Batches) -> list[Tensor]:
         outputs = [call(model, batch.inputs) for batch in batches]
     model.train(was_training)
     return outputs
+
+
+def mean_divergence(task: Task, reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    """The mean over batches of the task's divergence of `outputs` from `reference`, as `outputs_on` gives
+    them; at least one batch.
+
+    >>> task = classification("none", torch.zeros(1, 2), (), (), ())
+    >>> mean_divergence(task, [torch.zeros(3, 2)], [torch.ones(3, 2)])
+    0.0
+    """
+    with torch.inference_mode():
+        values = [float(task.divergence(a, b)) for a, b in zip(reference, outputs, strict=True)]
+    return sum(values) / len(values)

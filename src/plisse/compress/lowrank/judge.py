@@ -17,6 +17,7 @@ from plisse.core import modules
 from plisse.core.batch import Batch, first_tensor, on_device
 from plisse.errors import GraphError, InputError
 from plisse.train.hardware import choose_precision
+from plisse.train.task import mean_divergence
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,7 @@ class Judge:
             return [PrefixCache(self.probe, batch) for batch in self.batches]
 
     def _divergence(self, found: list[Any]) -> float:
-        pairs = zip(self.reference, found, strict=True)
-        return sum(float(self.problem.task.divergence(a, b)) for a, b in pairs) / len(found)
+        return mean_divergence(self.problem.task, self.reference, found)
 
     def _set(self, name: str, rank: int | None) -> None:
         if rank is not None and (name, rank) not in self.truncated:

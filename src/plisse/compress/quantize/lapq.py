@@ -19,7 +19,7 @@ from plisse.core.batch import BatchList
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import Reparametrized, plain
 from plisse.errors import InputError
-from plisse.train.task import Task, outputs_on
+from plisse.train.task import Task, mean_divergence, outputs_on
 
 FACTORS = (0.8, 0.9, 1.1, 1.25)
 
@@ -81,8 +81,7 @@ class LAPQ:
 def divergence(model: nn.Module, batches: BatchList, wanted: list[Tensor], task: Task) -> float:
     """Mean divergence of the outputs on `batches` from those `wanted`; infinite where there is none."""
     found = outputs_on(model, batches)
-    values = [float(task.divergence(a, b)) for a, b in zip(wanted, found, strict=True)]
-    mean = sum(values) / max(len(values), 1)
+    mean = mean_divergence(task, wanted, found) if found else 0.0
     return mean if mean == mean else float("inf")
 
 

@@ -15,7 +15,7 @@ from plisse.core import modules
 from plisse.core.reparam import Reparam, Reparametrized, plain, reparametrize, source
 from plisse.core.stored import Stored, raw
 from plisse.errors import InputError
-from plisse.train.task import Task, outputs_on
+from plisse.train.task import Task, mean_divergence, outputs_on
 
 LOWEST = 1e-12  # the tolerance below which a failed check keeps every tensor in float32
 STATISTICS = ("running_var", "kept_std")
@@ -88,8 +88,7 @@ class CompactSmall:
         while tolerance >= LOWEST:
             found = compacted(model, tolerance)
             outputs = outputs_on(found, task.calibration)
-            pairs = zip(reference, outputs, strict=True)
-            if sum(float(task.divergence(a, b)) for a, b in pairs) <= self.divergence * len(reference):
+            if not reference or mean_divergence(task, reference, outputs) <= self.divergence:
                 return found
             tolerance /= 10
         return compacted(model, 0.0)

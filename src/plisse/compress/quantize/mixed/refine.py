@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from plisse.compress.quantize.mixed.candidates import FLOAT
-from plisse.compress.quantize.mixed.sensitivity import divergence, spread_batches
+from plisse.compress.quantize.mixed.sensitivity import spread_batches
 from plisse.compress.quantize.mixed.table import CostOf, Picks, Table, Widths, total
 from plisse.core import modules
 from plisse.core.batch import BatchList
 from plisse.cost.allocate import Choices, Solver, lower_hull, solve
-from plisse.train.task import Task, outputs_on
+from plisse.train.task import Task, mean_divergence, outputs_on
 
 Lost = Callable[[Picks], float]
 
@@ -37,7 +37,7 @@ def company(model: nn.Module, task: Task, batches: int) -> Lost:
                 value = weights[name] if pick.bits == FLOAT else pick.candidate.values()
                 modules.set_tensor(probe, name, value)
                 now[name] = pick
-        return divergence(task, reference, outputs_on(probe, few))
+        return mean_divergence(task, reference, outputs_on(probe, few))
 
     return lost
 

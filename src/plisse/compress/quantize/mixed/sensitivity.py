@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from plisse.compress.quantize.activations import Activations, quantize_inputs
@@ -20,7 +19,7 @@ from plisse.core import modules
 from plisse.core.batch import Batches, BatchList
 from plisse.core.reparam import plain
 from plisse.errors import InputError
-from plisse.train.task import Task, outputs_on
+from plisse.train.task import Task, mean_divergence, outputs_on
 
 
 class Sensitivity(Protocol):
@@ -81,7 +80,7 @@ class Perturbation:
         if candidate.bits == FLOAT:
             return 0.0
         modules.set_tensor(probe, name, candidate.values())
-        return divergence(task, reference, outputs_on(probe, batches))
+        return mean_divergence(task, reference, outputs_on(probe, batches))
 
 
 def input_losses(
@@ -107,7 +106,7 @@ def input_losses(
         for bits in widths:
             probe = modules.clone(base)
             quantize_inputs(probe, few, how, {layer: bits}, others)
-            found[layer][bits] = max(0.0, divergence(task, reference, outputs_on(probe, few)))
+            found[layer][bits] = max(0.0, mean_divergence(task, reference, outputs_on(probe, few)))
     return found
 
 
@@ -141,10 +140,3 @@ def as_losses(rows: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
         if not np.isfinite(row).all():
             raise InputError(f"losses {list(row)} of {name!r}", expected="finite calibration inputs")
     return {name: [max(0.0, float(loss)) for loss in row] for name, row in rows.items()}
-
-
-def divergence(task: Task, reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
-    """The mean of the task's divergence over batches."""
-    pairs = zip(reference, outputs, strict=True)
-    with torch.inference_mode():
-        return float(np.mean([float(task.divergence(a, b)) for a, b in pairs]))
