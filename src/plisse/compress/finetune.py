@@ -10,12 +10,15 @@ from torch import nn
 
 from plisse.compress.hold import HoldRate
 from plisse.core import modules
+from plisse.data.mixing import Transform, transformed
+from plisse.errors import InputError
+from plisse.train.intermediate import intermediate
 from plisse.train.loop import fit
 from plisse.train.objectives import distillation, feature_matching
 from plisse.train.optimizers import SGD, Optimizer
 from plisse.train.schedules import Cosine, Schedule
 from plisse.train.statistics import reestimate_statistics
-from plisse.train.task import Task, kl_divergence
+from plisse.train.task import Objective, Task, kl_divergence
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,14 @@ class FineTune:
 
     steps: batches to train on; 0 gives a copy. lr: peak learning rate, in place of the optimizer's own.
     hold: bytes that all entropy-coded weights together shall take at the end (compress/hold); None leaves
-    their steps alone.
+    their steps alone. transforms: changes of batches, such as (MixUp(), CutOut()); mixtures need a teacher.
     The teacher is the task's affair: `FineTune(300)(model, distilled(task, original))`.
     """
 
     steps: int
     lr: float = 0.02
     hold: int | None = None
+    transforms: tuple[Transform, ...] = ()
     optimizer: Optimizer = field(default_factory=SGD)
     schedule: Schedule = field(default_factory=Cosine)
     clip: float | None = None
@@ -46,7 +50,7 @@ class FineTune:
             fit(
                 tuned,
                 task.objective,
-                task.train,
+                transformed(task.train, self.transforms, self.seed),
                 steps=self.steps,
                 optimizer=dataclasses.replace(self.optimizer, lr=self.lr),
                 schedule=self.schedule,
@@ -73,10 +77,21 @@ class ReestimateNorm:
         return measured
 
 
-def distilled(task: Task, original: nn.Module, temperature: float = 2.0, hard: float = 0.0) -> Task:
+def distilled(
+    task: Task, original: nn.Module, temperature: float = 2.0, hard: float = 0.0, hints: float = 0.0
+) -> Task:
     """The same task with `original` as teacher: its class probabilities where the task compares outputs as
     such (KL divergence), else its outputs. `hard` is the weight of the labels in the former; the labels, and
-    `temperature`, play no part in the latter."""
-    if task.divergence is kl_divergence:
-        return dataclasses.replace(task, objective=distillation(original, temperature, hard))
-    return dataclasses.replace(task, objective=feature_matching(original))
+    `temperature`, play no part in the latter. hints: weight of its intermediate outputs, from 0, for class
+    probabilities without labels (train/intermediate)."""
+    if hints > 0:
+        if hard > 0 or task.divergence is not kl_divergence:
+            raise InputError(
+                f"hints={hints} with labels, or outputs that are no logits", expected="hints=0.0"
+            )
+        objective: Objective = intermediate(original, weight=hints, temperature=temperature)
+    elif task.divergence is kl_divergence:
+        objective = distillation(original, temperature, hard)
+    else:
+        objective = feature_matching(original)
+    return dataclasses.replace(task, objective=objective)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.compress.datafree.canvas import Canvas, Painting
-from plisse.compress.datafree.priors import Domain, Priors, default_domain
+from plisse.compress.datafree.priors import Domain, Priors, White, default_domain
 from plisse.compress.datafree.schemes import SCHEMES, Scheme
 from plisse.compress.datafree.statistics import (
     Moments,
@@ -45,10 +45,10 @@ class Effort:
     and share their statistics. optimizer, schedule: of pixels, in the space of the network's inputs.
     precision: as for `fit`."""
 
-    steps: int = 120
+    steps: int = 60
     stop: Stop = field(default_factory=Floor)
     batch: int = 128
-    optimizer: Optimizer = field(default_factory=lambda: AdamW(lr=0.05))
+    optimizer: Optimizer = field(default_factory=lambda: AdamW(lr=0.1))
     schedule: Schedule = field(default_factory=Cosine)
     precision: str = "auto"
 
@@ -181,7 +181,8 @@ def _batch(job: Job, number: int, earlier: dict[str, Moments], advance: Advance)
     """Images of one batch, and the iterations that they took."""
     size = min(job.effort.batch, job.n - number * job.effort.batch)
     draw = torch.Generator().manual_seed(hash_seed(job.seed, number))
-    start = torch.randn(size, *job.shape, generator=draw)
+    begin = job.priors.start if job.scheme.optimizes else White()
+    start = begin(size, job.shape, draw)
     canvas = Canvas(start, job.domain, job.priors.grid)
     if not job.scheme.optimizes:
         advance(None)

@@ -1,0 +1,1 @@
+"""Compression without data beside compression with it."""
