@@ -222,6 +222,24 @@ def test_rotated_layers_stay_in_floating_point_and_are_named(sides: str, plain: 
     assert not (tmp_path / "strict.onnx").exists()
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.out = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.rows(x)[0][:, -1])
+
+
+def test_recurrent_layers_stay_in_floating_point_and_are_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Recurrent().eval(), torch.randn(4, 5, 8)
+    with pytest.warns(StaysFloat, match="LSTM 'rows'"):
+        report = to_integer_onnx(model, x, [x], tmp_path / "rows.onnx")
+    assert report.integer_operators == {"QGemm": 1}
+    assert "LSTM" in {node.op_type for node in onnx.load(str(report.path)).graph.node}
+
+
 def test_rotated_transformers_export(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}

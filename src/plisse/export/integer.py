@@ -33,6 +33,7 @@ from plisse.export.stem import with_fast_stems
 
 Range = Literal["minmax", "percentile"]
 
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 LEAST_SNR = 6.0
 INTEGER = (
     "QLinearConv",
@@ -70,8 +71,8 @@ def to_integer_onnx(
     least_snr: bound in dB on the outputs over the calibration inputs, below which the file is refused.
     strict: refuse a network with layers that stay in floating point.
 
-    Layers with rotations (`Incoherent`) stay in floating point, with a warning that names them
-    (`StaysFloat`), or an error under `strict`.
+    Recurrent layers and layers with rotations (`Incoherent`) stay in floating point, with a warning that
+    names them (`StaysFloat`), or an error under `strict`.
 
     Raises ExportError for these, where the float export fails, no integer kernel runs, or the outputs are too
     far off; nothing is written then. Raises InputError without calibration inputs or without the extra
@@ -92,7 +93,7 @@ def to_integer_onnx(
         raise ExportError(
             f"a {type(model).__name__} in which ONNX Runtime runs nothing in integers",
             expected=f"at least one of {', '.join(INTEGER[:4])}",
-            hint="to_onnx for networks without convolutions and linear layers",
+            hint="to_onnx for networks without convolutions and linear layers, or whose layers are rotated",
         )
     report = _compared(data, model, batches, Path(path), operators)
     if report.snr is None or report.snr < least_snr:
@@ -107,7 +108,8 @@ def to_integer_onnx(
 
 def _say_what_stays(model: nn.Module, strict: bool) -> None:
     """Warn of layers that are left in floating point, or refuse them."""
-    layers = [f"{type(layer).__name__} {name!r}" for name, layer in rotated_layers(model).items()]
+    found = rotated_layers(model) | {n: m for n, m in model.named_modules() if isinstance(m, RECURRENT)}
+    layers = [f"{type(layer).__name__} {name!r}" for name, layer in found.items()]
     if not layers:
         return
     listed = ", ".join(layers[:12]) + (f" and {len(layers) - 12} more" if len(layers) > 12 else "")
@@ -115,7 +117,7 @@ def _say_what_stays(model: nn.Module, strict: bool) -> None:
         raise ExportError(
             f"layers with no integer form: {listed}",
             expected="a network that runs in integers throughout",
-            hint="no Incoherent() before, or strict=False, which leaves them in floating point",
+            hint="other layers, no Incoherent() before, or strict=False, which leaves them in floating point",
         )
     warnings.warn(f"stays in floating point: {listed}", StaysFloat, stacklevel=3)
 
