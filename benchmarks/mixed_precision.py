@@ -51,7 +51,7 @@ from plisse.compress.sensitivity import RateTable, divergence, held_apart, rate_
 from plisse.compress.step import chain
 from plisse.compress.within import Fitting, finishing
 from plisse.core import modules
-from plisse.core.reparam import baked, reparametrize, source
+from plisse.core.reparam import baked, plain, reparametrize, source
 from plisse.data.folder import data_set
 from plisse.errors import BudgetError
 from plisse.networks.open import open_model
@@ -163,7 +163,7 @@ class Arms:
     def rates(self) -> RateTable:
         """Of steps alone: factors and zeros are tried for weights that nothing computes."""
         start = time.process_time()
-        held = {name: source(self.model, name) for name in modules.weight_names(self.model)}
+        held = {name: source(self.model, name) for name in modules.weight_names(plain(self.model))}
         found = rate_table(reparametrize(self.model, held), self.task, n_batches=self.subject.batches)
         self.seconds["steps"] = round(time.process_time() - start, 1)
         return found

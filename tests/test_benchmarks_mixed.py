@@ -12,6 +12,7 @@ from benchmarks import mixed_precision as mixed
 from benchmarks import mixed_tables as tables
 from plisse.compress.quantize.mixed.sensitivity import Perturbation
 from plisse.compress.quantize.rounding import GPTQ
+from plisse.compress.quantize.small import CompactSmall
 from plisse.core.batch import Batch, BatchList
 from plisse.train.task import Task, classification
 
@@ -21,7 +22,8 @@ def subject() -> mixed.Subject:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 4)).eval()
     how = replace(mixed._how(GPTQ(samples=64), 1, 0), bits=(2, 3, 4), sensitivity=Perturbation(1))
-    return mixed.Subject(model, task_of(model), (3,), how, mixed.kl_per_sample)
+    task = task_of(model)
+    return mixed.Subject(CompactSmall()(model, task), task, (3,), how, mixed.kl_per_sample)
 
 
 def task_of(model: nn.Module) -> Task:
@@ -44,7 +46,7 @@ def test_a_row_compares_at_equal_bytes(subject: mixed.Subject) -> None:
         value, low, high = found[name]["divergence_difference"]
         assert low <= value <= high
         assert value == pytest.approx(found[name]["divergence"] - found["uniform"]["divergence"])
-    assert found["uniform"]["fidelity"] == found["uniform"]["score"]  # labels are the network's own
+    assert found["uniform"]["fidelity"] == pytest.approx(found["uniform"]["score"], abs=0.05)  # own labels
     own = holdout(subject.model)
     assert own["fidelity"].score == 1
     assert own["divergence"].score == pytest.approx(0, abs=1e-6)

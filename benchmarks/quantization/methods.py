@@ -93,11 +93,11 @@ def encoder(setting: Setting) -> Methods:
     """For MiniLM: embeddings 4 bits (8 at W8) in affine groups of 64, the encoder as the setting says."""
 
     def steps(*before: Step, group: int = 64, table: int = max(4, setting.weights), **fields: Any) -> Chain:
+        fields = {"activations": _inputs(setting, None), **fields}
         words = Quantize(table, symmetric=False, granularity=PerGroup(64), ignore=("transformer.encoder",))
         quantize = Quantize(
             bits=setting.weights,
             granularity=PerGroup(group),
-            activations=_inputs(setting, None),
             ignore=("transformer.embeddings",),
             **fields,
         )
@@ -110,6 +110,11 @@ def encoder(setting: Setting) -> Methods:
         ActivationAware(bits=setting.weights, symmetric=False, granularity=PerGroup(64)), symmetric=False
     )
     methods["GPTQ"] = steps(symmetric=False, rounding=GPTQ(samples=128))
+    if setting.activations is not None:
+        rows = Activations(setting.activations, dynamic="row")
+        methods["GPTQ, inputs per token"] = steps(
+            symmetric=False, rounding=GPTQ(samples=128), activations=rows
+        )
     methods["GPTQ, groups of 32"] = steps(group=32, symmetric=False, rounding=GPTQ(samples=128))
     methods["GPTQ, BRECQ, groups of 32"] = steps(
         group=32, symmetric=False, rounding=Reconstruct(steps=150, start=GPTQ(samples=128))
