@@ -29,7 +29,7 @@ from plisse.core.batch import Batch, call
 from plisse.core.reparam import Reparametrized, baked, effective_weight, plain
 from plisse.cost.allocate import Choices, lower_hull, solve
 from plisse.errors import BudgetError
-from plisse.train.task import Task
+from plisse.train.task import Task, mean_divergence
 
 RATIOS = tuple(2.0 ** (k / 2) for k in (-28, -20, -15, -12, *range(-10, 5)))
 """Candidate steps, in root mean squares of the tensor; beyond the last, a tensor is nearly all zeros."""
@@ -150,10 +150,9 @@ def held_apart(task: Task, n_batches: int = 2) -> list[Batch]:
 
 def divergence(model: nn.Module, original: nn.Module, task: Task, batches: list[Batch]) -> float:
     """Mean divergence of the outputs of `model` from those of `original`."""
-    pairs = zip(
-        _outputs(baked(original).eval(), batches), _outputs(baked(model).eval(), batches), strict=True
+    return mean_divergence(
+        task, _outputs(baked(original).eval(), batches), _outputs(baked(model).eval(), batches)
     )
-    return float(np.mean([float(task.divergence(a, b)) for a, b in pairs]))
 
 
 class _Meter:
@@ -169,8 +168,7 @@ class _Meter:
         modules.set_tensor(self.probe, name, values)
         outputs = [cache.rerun(self.holders.get(name, ())) for cache in self.caches]
         modules.set_tensor(self.probe, name, weight)
-        pairs = zip((cache.logits for cache in self.caches), outputs, strict=True)
-        return max(float(np.mean([float(self.task.divergence(a, b)) for a, b in pairs])), FLOOR)
+        return max(mean_divergence(self.task, [cache.logits for cache in self.caches], outputs), FLOOR)
 
 
 def _holders(model: nn.Module) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
+from plisse.core.hooks import removed_after
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,9 @@ class Trace(TorchDispatchMode):
         self._numbers: dict[int, int] = {}
         self._alive: list[Tensor] = []  # so that no id is used twice
         self._inside = 0
-        handles = list(self._hooks(model, kinds))
-        try:
-            with modules.evaluating(model), torch.no_grad(), self:
-                call(model, example)
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._alive.clear()
+        with removed_after(self._hooks(model, kinds)), modules.evaluating(model), torch.no_grad(), self:
+            call(model, example)
+        self._alive.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self._inside:

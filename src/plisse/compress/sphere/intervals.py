@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from plisse.compress.pairs import LAYERS
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
+from plisse.core.hooks import removed_after
 
 Interval = tuple[Tensor, Tensor]
 
@@ -52,14 +53,9 @@ class Propagation(TorchDispatchMode):
         self._inside = 0
         for value, *bounds in zip(*map(tree_leaves, (example, low, high)), strict=True):
             self._keep(value, (bounds[0], bounds[1]))
-        handles = list(self._hooks(model))
-        try:
-            with modules.evaluating(model), torch.no_grad(), self:
-                call(model, example)
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._alive.clear()
+        with removed_after(self._hooks(model)), modules.evaluating(model), torch.no_grad(), self:
+            call(model, example)
+        self._alive.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

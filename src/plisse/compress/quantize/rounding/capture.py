@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plisse.core import modules
 from plisse.core.batch import Batch, Batches, Inputs, call, first_tensor, main_output, map_inputs, n_samples
+from plisse.core.hooks import removed_after
 from plisse.core.reparam import plain
 from plisse.errors import InputError
 
@@ -137,15 +138,11 @@ def watched(
         ),
         part.register_forward_hook(after, with_kwargs=True),
     )
-    try:
-        with modules.evaluating(model), torch.no_grad():
-            for batch in batches:
-                count[0] = 0
-                with suppress(_Enough):
-                    call(model, batch.inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with removed_after(handles), modules.evaluating(model), torch.no_grad():
+        for batch in batches:
+            count[0] = 0
+            with suppress(_Enough):
+                call(model, batch.inputs)
 
 
 class _Enough(Exception):  # noqa: N818

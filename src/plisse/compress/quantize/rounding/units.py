@@ -13,6 +13,7 @@ from plisse.compress.quantize.fake import FakeQuantized
 from plisse.compress.quantize.rounding.capture import taken
 from plisse.core import modules
 from plisse.core.batch import Inputs
+from plisse.core.hooks import before_calls
 from plisse.core.reparam import Reparametrized
 from plisse.errors import InputError
 
@@ -104,19 +105,12 @@ def called(model: nn.Module, example: Inputs) -> dict[str, int]:
     network = model.model if isinstance(model, Reparametrized) else model
     counts: dict[str, int] = {}
 
-    def count(name: str) -> None:
+    def count(name: str, *_: Any) -> None:
         counts[name] = counts.get(name, 0) + 1
 
-    handles = [
-        module.register_forward_pre_hook(lambda _, __, name=name: count(name))  # type: ignore[misc]
-        for name, module in network.named_modules()
-    ]
-    try:
-        with modules.evaluating(model), torch.no_grad():
-            taken(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = dict(network.named_modules())
+    with before_calls(layers, count), modules.evaluating(model), torch.no_grad():
+        taken(model, example)
     return counts
 
 
