@@ -12,7 +12,8 @@ import typer
 from plisse.cli import options
 from plisse.cli.failures import reported
 from plisse.cli.opening import joined, open_named_task, open_network, written_bytes
-from plisse.cli.output import Say, print_json, stdout, working
+from plisse.cli.output import Say, check_outputs, print_json, stdout, working
+from plisse.cli.points import open_points
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,21 @@ Repeats = Annotated[
         rich_help_panel=options.TASK,
     ),
 ]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch", metavar="N", min=1, show_default=False, rich_help_panel=options.TASK,
+        help="Samples of a timed pass; all of the task's example without.",
+    ),
+]  # fmt: skip
+Kept = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--out", metavar="P.json", show_default=False, rich_help_panel=options.OUTPUT,
+        help="Write the profile as JSON, for plisse select and plisse serve; several networks become points "
+        "by their widths.",
+    ),
+]  # fmt: skip
 
 
 @reported
@@ -88,10 +104,12 @@ def profile(
     data: options.Data = None,
     seed: options.Seed = 0,
     repeats: Repeats = 30,
+    batch: Batch = None,
     by: Frontier = By.bytes,
+    out: Kept = None,
     as_json: options.Json = False,
 ) -> None:
-    """Bytes, MACs, latency and score of several networks, measured in one go.
+    """Bytes, MACs, latency and score of networks, or of the operating points of one, measured in one go.
 
     Timed passes take turns, so that the noise of the machine meets all alike.
 
@@ -99,10 +117,15 @@ def profile(
     """
     if len(set(models)) < len(models):
         raise InputError("a network named twice", expected="each MODEL once")
+    check_outputs(out=out)
     with working("loading") as say:
-        networks = {spec: _network(spec, weights, allow, seed) for spec in models}
-        opened = open_named_task(task, data, next(iter(networks.values())), seed)
-        found = _profile(networks, opened, repeats, say)
+        if out is not None:
+            found, opened = _points(models, allow, task, data, seed, repeats, batch, say)
+            _keep(found, out)
+        else:
+            networks = {spec: _network(spec, weights, allow, seed) for spec in models}
+            opened = open_named_task(task, data, next(iter(networks.values())), seed)
+            found = _profile(networks, opened, repeats, batch, say)
         best = {row.point for row in found.frontier(by.value)}
     if as_json:
         rows = [{**dataclasses.asdict(row), "frontier": row.point in best} for row in found.rows]
@@ -117,17 +140,45 @@ def _network(spec: str, weights: Path | None, allow: list[str] | None, seed: int
     return open_network(spec, None if is_file(spec) else weights, allow, seed)
 
 
-def _profile(networks: dict[str, nn.Module], task: Task, repeats: int, say: Say) -> Profile:
+def _points(
+    models: list[str],
+    allow: list[str] | None,
+    task: str,
+    data: str | None,
+    seed: int,
+    repeats: int,
+    batch: int | None,
+    say: Say,
+) -> tuple[Profile, Task]:
+    """The profile of operating points, for other commands to read."""
+    from plisse.adapt.profiling import profile as measured
+
+    net = open_points(models, allow, seed)
+    opened = open_named_task(task, data, net.extract(net.space.largest), seed)
+    return measured(net, None, opened, batch=batch, repeats=repeats, say=say), opened
+
+
+def _keep(found: Profile, path: Path) -> None:
+    from plisse.cost.kept import write_profile
+
+    write_profile(found, path)
+
+
+def _profile(
+    networks: dict[str, nn.Module], task: Task, repeats: int, batch: int | None, say: Say
+) -> Profile:
+    from plisse.adapt.profiling import first_samples
     from plisse.cost.measure import interleaved, measure
     from plisse.cost.profile import Profile, ProfileRow
     from plisse.train.evaluate import evaluate as score
 
     say("timing")
-    times = interleaved(networks, task.example, repeats=repeats)
+    example = first_samples(task.example, batch)
+    times = interleaved(networks, example, repeats=repeats)
     rows = []
     for spec, network in networks.items():
         say(f"scoring {spec}")
-        cost = measure(network, task.example, written=written_bytes(spec, network), timed=False)
+        cost = measure(network, example, written=written_bytes(spec, network), timed=False)
         cost = dataclasses.replace(cost, latency=times[spec].median, latency_spread=times[spec].spread)
         rows.append(ProfileRow(spec, cost, score(network, task).score))
     return Profile(tuple(rows))

@@ -1,0 +1,134 @@
+"""plisse select, and what the commands over operating points share: opening them, their profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plisse.cli import options
+from plisse.cli.failures import reported
+from plisse.cli.opening import open_named_task, open_network
+from plisse.cli.output import Say, check_outputs, print_json, stdout, working
+from plisse.errors import InputError
+
+if TYPE_CHECKING:
+    from plisse.adapt.elastic import Elastic
+    from plisse.cost.budget import Cost
+    from plisse.cost.profile import Profile, ProfileRow
+
+FILES = (
+    "A .plisse file with several operating points, or several networks of one task, which are then points "
+    "by their widths. Each is what MODEL is elsewhere."
+)
+
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE...", help=FILES, show_default=False)
+]  # fmt: skip
+Bounds = Annotated[
+    str,
+    typer.Option(
+        "--budget", metavar="B", show_default=False, rich_help_panel=options.FAR,
+        help="Upper bounds on bytes, params, macs, latency: 'bytes=0.5x, latency=5ms'. x is a share of the "
+        "largest point.",
+    ),
+]  # fmt: skip
+Measured = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile", metavar="P.json", show_default=False, rich_help_panel=options.TASK,
+        help="A profile of these points on this machine (plisse profile ... -o P.json). Without it they are "
+        "measured now, on --task.",
+    ),
+]  # fmt: skip
+Chosen = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--out", metavar="OUT", help="The plain .plisse file to write.", show_default=False,
+        rich_help_panel=options.OUTPUT,
+    ),
+]  # fmt: skip
+
+
+@reported
+def select(
+    files: Files,
+    budget: Bounds,
+    out: Chosen,
+    profile: Measured = None,
+    allow: options.Allow = None,
+    task: options.Task = "digits",
+    data: options.Data = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Write the best point within a budget as a plain file: the score decides, on this machine's times."""
+    from plisse.cost.budget import Budget
+
+    bounds = Budget.parse(budget)
+    check_outputs(out=out)
+    with working("loading") as say:
+        net = open_points(files, allow, seed)
+        found = profile_of(net, profile, task, data, seed, say)
+        row = found.best(bounds, largest(found))
+        say(f"writing {row.point}")
+        _write(net, row.point, out)
+    if as_json:
+        print_json({"file": out, "point": row.point, "cost": row.cost, "score": row.score})
+        return
+    words = f"wrote {out} ({out.stat().st_size:,} bytes): {row.point}, {_told(row, found)}"
+    stdout().print(words, markup=False, soft_wrap=True)
+
+
+def open_points(specs: Sequence[str], allow: list[str] | None, seed: int = 0) -> Elastic:
+    """The operating points of one file, or of several networks by their widths."""
+    from plisse.adapt.family import by_width
+
+    if len(set(specs)) < len(specs):
+        raise InputError("a network named twice", expected="each FILE once")
+    return by_width([open_network(spec, None, allow, seed) for spec in specs])
+
+
+def profile_of(
+    net: Elastic,
+    kept: Path | None,
+    task: str,
+    data: str | None,
+    seed: int,
+    say: Say,
+    batch: int | None = None,
+) -> Profile:
+    """The profile in a file, checked against the points; or measured now."""
+    from plisse.adapt.governed import point_named
+    from plisse.adapt.profiling import profile
+    from plisse.cost.kept import read_profile
+
+    if kept is None:
+        opened = open_named_task(task, data, net.extract(net.space.largest), seed)
+        return profile(net, None, opened, batch=batch, say=say)
+    found = read_profile(kept)
+    for row in found.rows:
+        point_named(net, row.point)
+    return found
+
+
+def largest(found: Profile) -> Cost:
+    """What shares in a budget refer to: the point of the most bytes."""
+    return max(found.rows, key=lambda row: row.cost.bytes).cost
+
+
+def _write(net: Elastic, label: str, out: Path) -> None:
+    from plisse.adapt.governed import point_named
+    from plisse.networks.open import save
+
+    save(net.extract(point_named(net, label)), out)
+
+
+def _told(row: ProfileRow, found: Profile) -> str:
+    from plisse.report import wording
+
+    name, unit = str(found.conditions.get("score", "score")), str(found.conditions.get("unit", ""))
+    score = wording.score(row.score, unit)
+    return f"{name} {score}, {wording.seconds(row.cost.latency, row.cost.latency_spread)}"
