@@ -108,12 +108,18 @@ def outputs_on(model: nn.Module, batches: Batches) -> list[Tensor]:
 
 def mean_divergence(task: Task, reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
     """The mean over batches of the task's divergence of `outputs` from `reference`, as `outputs_on` gives
-    them; at least one batch.
+    them. Raises InputError where there is no batch.
 
     >>> task = classification("none", torch.zeros(1, 2), (), (), ())
     >>> mean_divergence(task, [torch.zeros(3, 2)], [torch.ones(3, 2)])
     0.0
     """
+    if not len(reference):
+        raise InputError(
+            "no calibration batch",
+            expected="at least one, to measure how far outputs diverge",
+            hint="a task with calibration data",
+        )
     with torch.inference_mode():
         values = [float(task.divergence(a, b)) for a, b in zip(reference, outputs, strict=True)]
     return sum(values) / len(values)
