@@ -19,7 +19,7 @@ from plisse.compress.quantize.quantize import Quantize
 from plisse.cost.budget import Budget
 from plisse.errors import BudgetError, FormatError, InputError, PlisseError
 
-COMMANDS = ("compress", "inspect", "evaluate", "export", "profile", "similarity", "demo")
+COMMANDS = ("compress", "inspect", "evaluate", "export", "profile", "select", "serve", "similarity", "demo")
 
 
 def plisse(*arguments: object) -> Result:
