@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from plisse.core.batch import Batch, call, main_output
+from plisse.core.hooks import after_calls
 from plisse.core.modules import weighted_layers
 from plisse.core.reparam import plain
 from plisse.errors import GraphError, InputError
@@ -112,18 +113,11 @@ def outputs_of(model: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, T
     """A table that holds, after a call inside, what the named modules gave (the last time), with gradient."""
     inner, table = plain(model), dict[str, Tensor]()
 
-    def note(name: str, output: object) -> None:
+    def note(name: str, _: object, __: object, output: object) -> None:
         table[name] = main_output(output)
 
-    handles = [
-        inner.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: note(name, out))
-        for name in names
-    ]
-    try:
+    with after_calls({name: inner.get_submodule(name) for name in names}, note):
         yield table
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _smooth_l1(name: str, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from plisse.compress.datafree.divergence import KL, MomentDivergence
+from plisse.core.hooks import after_calls, before_calls
 from plisse.core.reparam import plain
 from plisse.errors import GraphError, InputError
 
@@ -131,18 +132,14 @@ def observing(
         found = moments(value, per_image)
         table[name] = table[name].joined(found) if name in table else found
 
-    handles = []
-    for name in names:
-        module = inner.get_submodule(name)
-        if isinstance(module, _BatchNorm):
-            handles.append(module.register_forward_pre_hook(lambda _, came, name=name: note(name, came[0])))
-        else:
-            handles.append(module.register_forward_hook(lambda _, __, out, name=name: note(name, out)))
-    try:
+    layers = {name: inner.get_submodule(name) for name in names}
+    norms = {name: layer for name, layer in layers.items() if isinstance(layer, _BatchNorm)}
+    others = {name: layer for name, layer in layers.items() if name not in norms}
+    with (
+        before_calls(norms, lambda name, _, came: note(name, came[0])),
+        after_calls(others, lambda name, _, __, output: note(name, output)),
+    ):
         yield table
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def layer_divergences(
