@@ -165,7 +165,7 @@ def test_names_must_be_text() -> None:
     [
         (b"PK\x03\x04aaaaaaaaaa", "is this a .plisse file"),
         (b"\x89PLISSE\r\n" + DATA[8:], "is this a .plisse file"),
-        (container.MAGIC + b"\x02" + DATA[9:], "version 2 .*newer"),
+        (container.MAGIC + b"\x03" + DATA[9:], "version 3 .*newer"),
         (container.MAGIC + b"\x00" + DATA[9:], "version 0"),
     ],
 )

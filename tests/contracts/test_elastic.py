@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 import torch
 
+from plisse.adapt import file
 from plisse.adapt.bits import bits_subspace
 from plisse.adapt.elastic import Elastic, Point
 from plisse.adapt.sparsity import measure_thresholds, sparsity_subspace
@@ -15,46 +16,58 @@ from plisse.adapt.statistics import measure_statistics
 from plisse.adapt.width import width_subspace
 from plisse.core.batch import Batch, BatchList
 from plisse.core.modules import clone
+from plisse.core.origin import Origin
 from plisse.cost.macs import count_macs
 from plisse.errors import InputError
-from plisse.networks.small import digits_cnn
+from plisse.networks.build import build
 
 GENERATOR = torch.Generator().manual_seed(5)
 BATCHES = BatchList(tuple(Batch(torch.rand(8, 1, 8, 8, generator=GENERATOR)) for _ in range(2)))
 INPUTS = BATCHES[0].inputs
 
 
+ORIGIN = Origin("builtin", "digits_cnn")
+
+
 def network():
-    torch.manual_seed(1)
-    return digits_cnn()
+    return build(ORIGIN, seed=1)
 
 
 def width(line=False):
     subspace = width_subspace(network(), INPUTS, widths=(0.25, 0.5, 1.0), line=line)
     measure_statistics(subspace, BATCHES)
-    return subspace.elastic()
+    return subspace
 
 
 def sparsity(line=False):
     subspace = sparsity_subspace(network(), sparsities=(0.9, 0.5, 0.0), line=line)
     measure_thresholds(subspace)
     measure_statistics(subspace, BATCHES)
-    return subspace.elastic()
+    return subspace
 
 
 def bits(line=False):
     subspace = bits_subspace(network(), BATCHES, bits=(2, 3, 4, 5), line=line)
     measure_statistics(subspace, BATCHES)
-    return subspace.elastic()
+    return subspace
 
 
-ELASTICS = {
+def from_a_file(make):
+    """The same, written and read."""
+    return file.loads(file.dumps(make(), build(ORIGIN)), build).elastic()
+
+
+SUBSPACES = {
     "width": width,
     "width on a line": lambda: width(line=True),
     "sparsity": sparsity,
     "sparsity on a line": lambda: sparsity(line=True),
     "bits": bits,
     "bits on a line": lambda: bits(line=True),
+}
+ELASTICS = {
+    **{name: (lambda make=make: make().elastic()) for name, make in SUBSPACES.items()},
+    **{f"{name}, from a file": (lambda make=make: from_a_file(make)) for name, make in SUBSPACES.items()},
 }
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.bitstream import modelfile
-from plisse.bitstream.container import VERSION
+from plisse.bitstream.container import OLDEST
 from plisse.core import modules
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.origin import Origin, with_origin
@@ -116,7 +116,7 @@ def test_the_golden_file_is_read_exactly() -> None:
 
 def test_the_golden_file_is_written_byte_for_byte() -> None:
     golden = GOLDEN.read_bytes()
-    assert golden[8] == VERSION
+    assert golden[8] == OLDEST
     assert written() == golden
 
 

@@ -156,7 +156,7 @@ def bits_subspace(
     found = _input_tables(network, layers, calibration, dial) if activations else {}
     quantizers = sorted({name.rpartition(".")[0] for name in found})
     wrapped = Reparametrized(network, {**reparams, **found})
-    return Subspace(wrapped, dial, _BitsOf(tuple(quantizers)))
+    return Subspace(wrapped, dial, BitsOf(tuple(quantizers)))
 
 
 def bits_space(bits: Sequence[int]) -> Space:
@@ -178,7 +178,7 @@ def first_step(values: Tensor, top: int) -> Tensor:
     return bfloat16_through(2 * reach / 2**top)
 
 
-class _BitsOf:
+class BitsOf:
     """The bits of every quantizer of activations at a point."""
 
     def __init__(self, quantizers: tuple[str, ...]) -> None:

@@ -68,6 +68,10 @@ class ChannelPlan:
         """Channels of every block at a width."""
         return tuple(_count(width, size, self.round_to) for size in self.blocks)
 
+    def kept(self, rule: Rule, width: float) -> tuple[int, ...]:
+        """Positions of the entries of a rule's dimension that compute at a width."""
+        return kept_entries(rule.runs, self.counts(width))
+
     def sizes(self, width: float) -> dict[str, dict[str, int]]:
         """Attributes of the layers at a width."""
         counts, found = self.counts(width), defaultdict[str, dict[str, int]](dict)

@@ -15,11 +15,16 @@ from plisse.core.stored import Stored, raw
 
 
 class Dial:
-    """The operating point that the weights of a subspace are computed for; all of them read one dial."""
+    """The operating point that the weights of a subspace are computed for; all of them read one dial.
 
-    def __init__(self, space: Space) -> None:
+    ends: values of alpha 0 and alpha 1 on lines; those of the cheapest and the dearest listed point where
+    nothing else is said (a file that ends early lists fewer points than its lines were trained for).
+    """
+
+    def __init__(self, space: Space, ends: tuple[float, float] | None = None) -> None:
         self.space = space
         self.point: Point = space.largest
+        self.ends = ends or (space.smallest.value, space.largest.value)
 
     @property
     def value(self) -> float:
@@ -28,9 +33,9 @@ class Dial:
 
     @property
     def alpha(self) -> float:
-        """Position between the cheapest (0) and the dearest (1) listed point."""
-        low, high = self.space.smallest.value, self.space.largest.value
-        return 1.0 if low == high else (self.value - low) / (high - low)
+        """Position between the ends: 0 for the cheapest point, 1 for the dearest."""
+        start, end = self.ends
+        return 1.0 if start == end else (self.value - start) / (end - start)
 
 
 class Line(Reparam):

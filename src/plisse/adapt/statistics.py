@@ -6,7 +6,7 @@ needs data there). A table of them takes two numbers per channel and point.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,8 @@ def put_statistics(subspace: Subspace, rows: dict[str, list[Tensor]]) -> None:
     for name, values in rows.items():
         now = subspace.wrapped.reparams.get(name)
         if isinstance(now, Sliced):
-            table = Tabled(torch.stack(_filled(now, subspace, values)), subspace.dial)
+            kept = [now.kept(0, point) for point in subspace.space.points]
+            table = Tabled(torch.stack(filled_rows(values, kept, now.dimensions[0].entries)), subspace.dial)
             reparams[name] = Sliced(table, now.dimensions, now.plan, subspace.dial)
         else:
             reparams[name] = Tabled(torch.stack(values), subspace.dial)
@@ -71,12 +72,12 @@ def tables(subspace: Subspace) -> dict[str, Tabled]:
     return found
 
 
-def _filled(sliced: Sliced, subspace: Subspace, values: list[Tensor]) -> list[Tensor]:
-    """Rows of all channels; those that a point does not have are as in the next wider point."""
+def filled_rows(values: Sequence[Tensor], kept: Sequence[tuple[int, ...]], size: int) -> list[Tensor]:
+    """Rows of all channels from rows of those that each point keeps, which are at the places `kept`; what a
+    point does not have is as in the next dearer one."""
     full: list[Tensor] = []
-    for point, row in zip(reversed(subspace.space.points), reversed(values), strict=True):
-        kept = sliced.kept(0, point)
-        whole = full[-1].clone() if full else torch.zeros(sliced.dimensions[0].entries)
-        whole[torch.tensor(kept)] = row.cpu()
+    for row, at in zip(reversed(values), reversed(kept), strict=True):
+        whole = full[-1].clone() if full else torch.zeros(size)
+        whole[torch.tensor(at)] = row.cpu()
         full.append(whole)
     return full[::-1]

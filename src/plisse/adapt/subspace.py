@@ -37,7 +37,7 @@ class Subspace(nn.Module):
 
     def __init__(self, wrapped: Reparametrized, dial: Dial, sizes: SizesAt = _no_sizes) -> None:
         super().__init__()
-        self.wrapped, self.dial, self._sizes = wrapped, dial, sizes
+        self.wrapped, self.dial, self.sizes = wrapped, dial, sizes
         self.register_buffer("progress", torch.zeros(()))
 
     @property
@@ -54,7 +54,7 @@ class Subspace(nn.Module):
         self.dial.point = self.space.check(point)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with sized(self.wrapped.model, self._sizes(self.point)):
+        with sized(self.wrapped.model, self.sizes(self.point)):
             return self.wrapped(*args, **kwargs)
 
     def with_reparams(self, reparams: Mapping[str, Reparam]) -> None:
@@ -70,7 +70,7 @@ class Subspace(nn.Module):
         network = _sharing(self.wrapped.model)
         for name, value in tensors.items():
             _put(network, name, value.detach())
-        for layer, attributes in self._sizes(point).items():
+        for layer, attributes in self.sizes(point).items():
             _set(network.get_submodule(layer), attributes)
         return network.eval()
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from plisse.adapt.channels import ChannelPlan, Rule, by_importance, channel_plan, kept_entries
+from plisse.adapt.channels import ChannelPlan, Rule, by_importance, channel_plan
 from plisse.adapt.elastic import Point, Range, Space
 from plisse.adapt.reparams import Dial, on_line
 from plisse.adapt.subspace import Subspace
@@ -42,8 +42,7 @@ class Sliced(Reparam):
 
     def kept(self, dim: int, point: Point) -> tuple[int, ...]:
         """Positions along `dim` that compute at a point."""
-        counts = self.plan.counts(point.settings["width"])
-        return kept_entries(self.dimensions[dim].runs, counts)
+        return self.plan.kept(self.dimensions[dim], point.settings["width"])
 
     def stored(self) -> Stored:
         return raw(self.forward().detach().cpu().numpy())
@@ -94,7 +93,7 @@ def sliced(network: nn.Module, plan: ChannelPlan, space: Space, *, line: bool = 
         if line and on_norm and isinstance(value, nn.Parameter):
             inner = on_line(inner, dial)
         reparams[name] = Sliced(inner, dimensions, plan, dial)
-    return Subspace(Reparametrized(network, reparams), dial, _SizesOf(plan))
+    return Subspace(Reparametrized(network, reparams), dial, SizesOf(plan))
 
 
 def width_space(widths: Sequence[float]) -> Space:
@@ -105,7 +104,7 @@ def width_space(widths: Sequence[float]) -> Space:
     return Space((Range("width", points[0].value, points[-1].value),), points)
 
 
-class _SizesOf:
+class SizesOf:
     """Sizes of layers at a point, by a plan."""
 
     def __init__(self, plan: ChannelPlan) -> None:

@@ -13,11 +13,21 @@ from typing import BinaryIO
 from plisse.errors import FormatError, InputError
 
 MAGIC = b"\x89PLISSE\n"
-VERSION = 1
+VERSION = 2
 OLDEST = 1
 
-END, MODEL, TENSORS, ASSET = 0, 1, 2, 3
-KINDS = {END: "end", MODEL: "model", TENSORS: "tensors", ASSET: "asset"}
+END, MODEL, TENSORS, ASSET, ELASTIC, STAGE = 0, 1, 2, 3, 4, 5
+KINDS = {
+    END: "end",
+    MODEL: "model",
+    TENSORS: "tensors",
+    ASSET: "asset",
+    ELASTIC: "elastic",
+    STAGE: "stage",
+}
+SINCE = {ELASTIC: 2, STAGE: 2}
+"""The version that a kind of section came with, where that is not 1. A file has the lowest that it needs."""
+
 FIRST_ANCILLARY = 128
 
 MAX_SECTIONS = 1 << 16
@@ -51,12 +61,14 @@ class _TruncatedError(FormatError):
 
 @dataclass
 class _Source:
-    """A stream, how far it was read, the checksum since the section's start, and that over all checksums."""
+    """A stream, how far it was read, the checksum since the section's start, that over all checksums, and the
+    version of the file."""
 
     stream: BinaryIO
     offset: int = 0
     check: int = 0
     total: int = 0
+    version: int = VERSION
 
     def take(self, count: int, what: str) -> bytes:
         """Exactly `count` bytes; memory grows with what arrives, not with `count`."""
@@ -84,8 +96,10 @@ def pack(sections: Iterable[Section]) -> bytes:
     >>> unpack(pack([Section(ASSET, "a", b"hello")]))[0].payload
     b'hello'
     """
-    parts = [MAGIC, bytes([VERSION])]
-    total = zlib.crc32(MAGIC + bytes([VERSION]))
+    sections = list(sections)
+    version = max((SINCE.get(section.kind, OLDEST) for section in sections), default=OLDEST)
+    parts = [MAGIC, bytes([version])]
+    total = zlib.crc32(MAGIC + bytes([version]))
     seen: set[tuple[int, str]] = set()
     for section in sections:
         if (section.kind, section.name) in seen or len(seen) >= MAX_SECTIONS or section.kind == END:
@@ -132,6 +146,8 @@ def read_sections(stream: BinaryIO) -> Iterator[Section]:
             raise FormatError(f"section {section.name!r} of kind {section.kind} twice", offset=start)
         if len(seen) >= MAX_SECTIONS:
             raise FormatError("one section too many", offset=start, expected=f"at most {MAX_SECTIONS}")
+        if SINCE.get(section.kind, OLDEST) > source.version:
+            raise FormatError(f"a section of kind {section.kind}", offset=start, expected="a later version")
         seen.add((section.kind, section.name))
         if section.kind in KINDS:
             yield section
@@ -191,7 +207,7 @@ def _read_start(source: _Source) -> None:
         )
     if version < OLDEST:
         raise FormatError(f"version {version}", offset=len(MAGIC), expected=f"{OLDEST} to {VERSION}")
-    source.total = source.check
+    source.total, source.version = source.check, version
 
 
 def _read_section(source: _Source) -> Section:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.bitstream.atomic import write_atomic
-from plisse.bitstream.container import ASSET, MODEL, TENSORS, Section, located, pack, unpack
+from plisse.bitstream.container import ASSET, ELASTIC, MODEL, TENSORS, Section, located, pack, unpack
 from plisse.bitstream.entries import Entry, read_entries, record_shape, tensor_sections
 from plisse.bitstream.head import Head, decode_head, encode_head, names_check
 from plisse.bitstream.rebuild import Build, head_of, rebuild
@@ -191,6 +191,13 @@ def _asset_sections(given: Mapping[str, bytes]) -> list[Section]:
 
 def _read_head(sections: list[Section]) -> Head:
     kinds = [section.kind for section in sections]
+    if ELASTIC in kinds:
+        raise FormatError(
+            "a file of many operating points",
+            offset=sections[kinds.index(ELASTIC)].offset,
+            expected="a file of one network",
+            hint="plisse.adapt.file.loads",
+        )
     if kinds != sorted(kinds) or kinds[:1] != [MODEL] or kinds.count(MODEL) > 1 or sections[0].name:
         raise FormatError(
             f"sections of kinds {kinds[:20]}",
