@@ -219,11 +219,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="ResNet-20 at 20x only")
     parser.add_argument("--network", choices=("resnet20", "minilm"), help="one network")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier rows (of the network)")
     chosen = parser.parse_args()
     name = "joint_small" if chosen.small else "joint"
     path = RESULTS / f"{name}.json"
-    found = [] if chosen.fresh or not path.exists() else json.loads(path.read_text())["rows"]
+    found = json.loads(path.read_text())["rows"] if path.exists() else []
+    if chosen.fresh:
+        found = [row for row in found if chosen.network not in (None, row["network"])]
     for network, ratio in CASES[1:2] if chosen.small else CASES:
         if chosen.network not in (None, network):
             continue
