@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from standins import Calls
 
-sys.path.append(str(Path(__file__).parents[1] / "report"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("report", "networks")]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from plisse.errors import OutputError
 from plisse.report.html import page, write_report
 from plisse.report.record import plain, record
 
-VOID = {"meta", "rect", "line", "circle", "polyline", "wbr", "br"}
+VOID = {"img", "meta", "rect", "line", "circle", "polyline", "wbr", "br"}
 OUTSIDE = ("http://", "https://", "src=", "<link", "<script", "@import", "url(", "href=")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

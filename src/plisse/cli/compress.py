@@ -9,6 +9,7 @@ import typer
 
 from plisse.cli import options
 from plisse.cli.failures import reported
+from plisse.cli.nodata import KIND, NONE, Keep, Samples, Scheme, Shape, check_no_data, made_samples
 from plisse.cli.opening import kind, open_named_task, open_network
 from plisse.cli.output import check_outputs, counted, print_json, stdout, working
 from plisse.cli.quantizing import (
@@ -75,6 +76,14 @@ Report = Annotated[
     ),
 ]  # fmt: skip
 
+CompressData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="D", show_default=False, rich_help_panel=options.TASK,
+        help="Folder of the data; --task T --data D is T:D. Or none: nothing but the network is used.",
+    ),
+]  # fmt: skip
+
 DEFAULT_BUDGET = "bytes=0.1x"
 
 
@@ -85,7 +94,7 @@ def compress(
     weights: options.Weights = None,
     allow: options.Allow = None,
     task: options.Task = "digits",
-    data: options.Data = None,
+    data: CompressData = None,
     seed: options.Seed = 0,
     budget: Budget = None,
     recipe: Recipe = None,
@@ -97,16 +106,29 @@ def compress(
     finetune: FineTune = 0,
     finetune_lr: Rate = None,
     strict: Strict = False,
+    input_shape: Shape = None,
+    scheme: Scheme = None,
+    samples: Samples = None,
+    keep_images: Keep = None,
     report: Report = None,
     as_json: options.Json = False,
 ) -> None:
     """Compress a trained network to a budget, and measure what came out.
 
     The file holds all of it: structure, weights, and a tokenizer where there is one.
+
+    With --data none no data are needed: images or sentences are made from the network itself.
     """
     check_outputs(out=out, report=report)
+    made_flags = {
+        "input_shape": input_shape,
+        "scheme": scheme,
+        "samples": samples,
+        "keep_images": keep_images,
+    }
+    check_no_data(data, task, **made_flags)
     check_flags(bits, preset, activations=activations, group=group, rounding=rounding)
-    with working("loading") as say:
+    with working("loading"):
         from plisse.bitstream.atomic import write_atomic
         from plisse.compress.compress import compress as run
         from plisse.compress.recipe import read_recipe
@@ -123,9 +145,13 @@ def compress(
         if preset is not None:
             given.append(preset_steps(network, preset, bits))
         elif bits is not None:
-            given.append(quantizing(network, bits, activations, group, rounding))
-        opened = open_named_task(task, data, network, seed)
-        say(f"measuring {model}")
+            given.append(quantizing(network, bits, activations, group, rounding, keep=data == NONE))
+    made = None
+    if data == NONE:
+        made = made_samples(network, model, input_shape, scheme, samples, keep_images, seed)
+    with working(f"measuring {model}") as say:
+        opened = made.task if made is not None else open_named_task(task, data, network, seed)
+        name = KIND if made is not None else kind(task)
         rate = {} if finetune_lr is None else {"finetune_lr": finetune_lr}
         result = run(
             network,
@@ -136,14 +162,15 @@ def compress(
             **rate,
             strict=strict,
             seed=seed,
-            notes={"task": kind(task)},
+            notes={"task": name},
             allow=_allowed(model, allow),
             say=say,
             progress=counted("measuring", say),
         )
         write_atomic(out, result.data)
         if report is not None:
-            write_report(result, report, title=f"{Path(model).name} on {kind(task)}")
+            title = f"{Path(model).name} {'without data' if made is not None else f'on {name}'}"
+            write_report(result, report, title=title, exhibits=(made.exhibit,) if made is not None else ())
     _show(result, out, report, as_json)
 
 

@@ -32,6 +32,11 @@ COMPRESS: Examples = (
         "  --task cifar10:DIR --bits 4 --activations 8 --rounding qdrop",
     ),
     ("a sentence encoder", "plisse compress minilm --task stsb:DIR --budget bytes=12MB -o m.plisse"),
+    (
+        "without any data: images are made from what the network remembers",
+        "plisse compress resnet20 --weights W.safetensors -o r20.plisse \\\n"
+        "  --data none --bits 4 --rounding brecq --report r20.html",
+    ),
     ("a file again, smaller", "plisse compress a.plisse --budget bytes=0.05x -o b.plisse"),
     ("the steps of a recipe", "plisse compress hf:DIR --task sst2:DIR --recipe R.yaml -o out.plisse"),
 )

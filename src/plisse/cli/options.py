@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 NETWORK, FAR, TASK, OUTPUT = "The network", "How far", "The task", "What comes out"
+NO_DATA = "Without data"
 
 MODELS = (
     "A built-in name (digits_cnn, resnet18, resnet20, resnet56, minilm), hf:DIR (a transformers folder), "

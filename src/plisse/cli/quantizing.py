@@ -90,9 +90,17 @@ def check_flags(bits: int | None, preset: Preset | None, **needy: object) -> Non
 
 
 def quantizing(
-    network: nn.Module, bits: int, activations: int | None, group: int | None, method: Method | None
+    network: nn.Module,
+    bits: int,
+    activations: int | None,
+    group: int | None,
+    method: Method | None,
+    keep: bool = False,
 ) -> Step:
-    """The steps that the flags stand for. Raises InputError for a number out of range."""
+    """The steps that the flags stand for. keep: the statistics of batch norms that are folded.
+
+    Raises InputError for a number out of range.
+    """
     from plisse.compress.fold import NORMS, FoldBatchNorm
     from plisse.compress.quantize.activations import Activations as Inputs
     from plisse.compress.quantize.grids import PerChannel, PerGroup
@@ -103,7 +111,7 @@ def quantizing(
 
     folds = any(isinstance(module, NORMS) for module in network.modules())
     return chain(
-        *([FoldBatchNorm()] if folds else []),
+        *([FoldBatchNorm(keep)] if folds else []),
         Quantize(
             bits=bits,
             symmetric=bits > 4,  # few symbols: an affine grid uses them all

@@ -11,27 +11,36 @@ from pathlib import Path
 from plisse.bitstream.atomic import write_atomic
 from plisse.compress.result import Result, StepRow, TensorRow
 from plisse.report import plots, rows, wording
+from plisse.report.pictures import Exhibit, exhibit_content
 from plisse.report.record import record
 from plisse.report.style import CSS
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 TENSORS_SHOWN = 16
 
 
-def write_report(result: Result, path: str | Path, *, title: str = "Compressed network") -> None:
+def write_report(
+    result: Result,
+    path: str | Path,
+    *,
+    title: str = "Compressed network",
+    exhibits: Sequence[Exhibit] = (),
+) -> None:
     """Write the report of `result` to `path`; an older file is replaced only when the new one is whole.
 
+    exhibits: what to show besides, such as images that were made in place of data.
     Raises OutputError where the file cannot be written.
     """
-    write_atomic(Path(path), page(result, title=title).encode())
+    write_atomic(Path(path), page(result, title=title, exhibits=exhibits).encode())
 
 
-def page(result: Result, *, title: str) -> str:
+def page(result: Result, *, title: str, exhibits: Sequence[Exhibit] = ()) -> str:
     """The whole page as text."""
     body = [
         f"<header><h1>{escape(title)}</h1><p>{escape(_subtitle(result))}</p></header>",
         tiles(result),
         section("Before and after", _NOTES["compared"], comparison_table(result)),
+        *(section(each.heading, each.note, exhibit_content(each)) for each in exhibits),
         section("Step by step", _NOTES["steps"], steps_table(result.steps, result.score_before.unit)),
         f'<div class="pair">{_charts(result)}</div>',
         section("Size by tensor", _tensor_note(result), tensors_table(result.tensors)),

@@ -70,6 +70,8 @@ svg .score { fill: var(--main); stroke: var(--card); stroke-width: 2; }
 svg .score.before { fill: var(--soft); }
 svg .zero { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 3 3; }
 svg .empty { fill: none; stroke: var(--edge); stroke-dasharray: 5 5; }
+img.sheet { display: block; width: 100%; height: auto; image-rendering: pixelated; }
+ul.lines { margin: 0; padding-left: 1.2em; font-size: .93rem; overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--main); font-size: .9rem; padding: 8px 0; }
 pre {
   overflow: auto; max-height: 32rem; background: var(--page); border: 1px solid var(--edge);
