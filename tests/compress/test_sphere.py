@@ -23,6 +23,7 @@ from plisse.core.batch import Batch, BatchList
 from plisse.core.origin import Origin, with_origin
 from plisse.errors import GraphError, InputError, WeightsError
 from plisse.networks.build import build
+from plisse.networks.coordinate import coordinates, fourier_mlp
 from plisse.networks.resnet import resnet20
 from plisse.train.task import classification
 
@@ -261,6 +262,15 @@ def test_steps_elsewhere_than_at_zero_are_refused(step):
 
     with pytest.raises(GraphError, match="not followed"):
         Canonicalize()(Network(), task_of(inputs()))
+
+
+def test_buffers_that_are_no_part_of_the_state_keep_their_type():
+    network = fourier_mlp(8, 2, 4)
+    places = coordinates(6, 7)
+    result = Canonicalize(Unbounded())(network, task_of(places))
+    assert result[0].frequencies.dtype == torch.float32
+    assert unit_rows(result[1].weight)
+    same(network, result, places)
 
 
 def test_rounded_inputs_must_come_later():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plisse.compress.fold import FoldBatchNorm, check_same
 from plisse.compress.notes import with_notes
@@ -74,7 +74,7 @@ def canonical(
     units, left = find_units(folded, task.example)
     if not units:
         raise nothing_moves(folded, left)
-    kinds = {name: value.dtype for name, value in folded.state_dict().items()}
+    kinds = {name: value.dtype for name, value in _tensors(folded)}
     precise = folded.double()
     bounds, remark = preactivations(precise, [unit.first for unit in units], domain, task)
     changes: list[Change] = []
@@ -98,7 +98,12 @@ def _layers(model: nn.Module, unit: Unit) -> tuple[Any, Any]:
 
 def _in_kinds(model: nn.Module, kinds: dict[str, torch.dtype]) -> nn.Module:
     """In place: every tensor in the type that it had; new ones in that of their layer's weight."""
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+    for name, value in _tensors(model):
         if value.is_floating_point():
             value.data = value.data.to(kinds.get(name, kinds.get(name.rpartition(".")[0] + ".weight")))
     return model
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Those that are no part of its state too."""
+    return [*model.named_parameters(), *model.named_buffers()]
