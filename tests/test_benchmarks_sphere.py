@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.sphere import order, storage, tables, training
+from benchmarks.sphere import order, steps, storage, tables, training
+from plisse.compress.equalize import scale_pair
 from plisse.compress.sphere.training import Project
+from plisse.core.batch import Batch, BatchList
+from plisse.networks.coordinate import fourier_mlp
 from plisse.train.loop import fit
 from plisse.train.optimizers import AdamW
+from plisse.train.task import classification
 
 
 def alone(together: training.SideBySide, run: int, hidden: int) -> training.SideBySide:
@@ -119,6 +125,19 @@ def test_every_case_has_three_splits_within_its_box():
         assert float(case.splits[0][0].abs().max()) <= 1
         assert all(len(x) == len(y) for x, y in case.splits)
     assert {"5-D polynomial", "5-D Gaussian"} <= {case.name for case in training.cases(small=False)}
+
+
+def test_rescalings_are_found_in_a_step():
+    torch.manual_seed(0)
+    one = fourier_mlp(6, 2, 4)
+    two = copy.deepcopy(one)
+    scale_pair(two[1], two[3], torch.full((6,), 1.001))
+    places = torch.rand(8, 2)
+    task = classification("frame", places, *[BatchList((Batch(places),))] * 3)
+    assert steps.rescaling_share(one, two, task) == pytest.approx(1.0, abs=1e-3)
+    assert steps.directions(one, task).shape == (steps.flat(one).numel(), 12)
+    torch.nn.init.normal_(two[1].weight)
+    assert steps.rescaling_share(one, two, task) < 0.5
 
 
 def test_tables_render():

@@ -7,6 +7,7 @@ storage      bytes of files with and without the canonical form, at 2 to 6 bits,
              of ResNet-20 where its data are there; scores of the decoded files
 order        the order of magnitudes after random rescaling, with and without the form
 equivalence  random networks before and after: largest error, neurons removed
+steps        weight steps between networks of neighbouring video frames, with and without the form
 
 Rows are written as they come; a run goes on where an earlier one stopped, `--fresh` starts anew.
 """
@@ -22,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.record import RESULTS, write
-from benchmarks.sphere import storage, training
+from benchmarks.sphere import steps, storage, training
 from benchmarks.sphere.order import KINDS, pruning_order
 from plisse.data.folder import data_folder, data_set
 from plisse.networks.open import open_model
@@ -31,7 +32,7 @@ from plisse.train.tasks import open_task
 
 Record = dict[str, Any]
 Keep = Callable[[Record], Record]
-PARTS = ("equivalence", "order", "storage", "training")
+PARTS = ("equivalence", "order", "steps", "storage", "training")
 RUNS = 20
 SMALL_RUNS, SMALL_STEPS = 4, 100
 
@@ -44,6 +45,17 @@ def order(record: Record, small: bool) -> Record:
     task = open_task("digits")
     model = storage.trained_digits(task, 0)
     return {"order": [pruning_order(model, task, *kind) for kind in KINDS]}
+
+
+def measure_steps(small: bool, keep: Keep) -> None:
+    """One row for each pair of frames."""
+    frames = steps.pictures()
+    for pair in steps.PAIRS[: 1 if small else None]:
+        rows = keep({}).get("steps", [])
+        if list(pair) not in [row["frames"] for row in rows]:
+            row = steps.compare(pair, frames, small)
+            print(row, flush=True)
+            keep({"steps": [*rows, row]})
 
 
 def measure_storage(network: str, small: bool, keep: Keep) -> None:
@@ -71,14 +83,14 @@ def _keep_storage(name: str, make: Callable[[], nn.Module], task: Task, keep: Ke
 
 def measure_training(case: training.Case, small: bool, keep: Keep) -> None:
     runs = SMALL_RUNS if small else RUNS
-    for steps in (SMALL_STEPS,) if small else case.steps:
+    for count in (SMALL_STEPS,) if small else case.steps:
         for method in training.METHODS:
             rows = keep({}).get("training", [])
-            own = {row["method"]: row for row in rows if (row["case"], row["steps"]) == (case.name, steps)}
+            own = {row["method"]: row for row in rows if (row["case"], row["steps"]) == (case.name, count)}
             if method in own:
                 continue
             standard = own["standard"]["errors"] if own else None
-            row = training.measure(case, method, runs, steps, standard)
+            row = training.measure(case, method, runs, count, standard)
             print({key: row[key] for key in SHOWN}, flush=True)
             keep({"training": [*rows, row]})
 
@@ -116,6 +128,8 @@ def main() -> None:
             print(keep(measure(record, chosen.small))[part], flush=True)
     for case in training.cases(chosen.small) if "training" in wanted else ():
         measure_training(case, chosen.small, keep)
+    if "steps" in wanted and data_folder():
+        measure_steps(chosen.small, keep)
     networks = ("digits", "resnet20") if data_folder() and not chosen.small else ("digits",)
     for network in networks if "storage" in wanted else ():
         measure_storage(network, chosen.small, keep)

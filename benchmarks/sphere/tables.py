@@ -11,7 +11,13 @@ Rows = list[dict[str, Any]]
 
 def section(data: Data) -> str:
     """All tables that `data` (benchmarks/results/sphere.json) has rows for."""
-    parts = {"training": training, "storage": storage, "order": order, "equivalence": equivalence}
+    parts = {
+        "training": training,
+        "storage": storage,
+        "order": order,
+        "steps": steps,
+        "equivalence": equivalence,
+    }
     return HEAD + "\n".join(render(data) for name, render in parts.items() if data.get(name))
 
 
@@ -126,6 +132,28 @@ neighbours in the order that changed places; float32 rounds by up to 6e-8 at eve
 KEYS = ("same_place", "same_half", "same_cut")
 
 
+def steps(data: Data) -> str:
+    lines = [
+        (
+            "{} to {}".format(*row["frames"]),
+            f"{row['psnr']:.2f} dB",
+            *(_size(row["bytes"][form]) for form in ("as trained", "canonical")),
+            _ratio(row["bytes"]["canonical"], row["bytes"]["as trained"]),
+            f"{100 * row['rescaling']:.1f} %",
+            f"{100 * row['rescaling_directions']:.1f} %",
+        )
+        for row in data["steps"]
+    ]
+    text = """Weight steps between networks with ReLU on Fourier features, fitted to frames of carphone at
+88 x 72, the second one from the first one's weights: bytes of the step's symbols at 0.5 dB below what the second
+network reached. Rescaling: the share of the step's energy that only rescales neurons; by chance: the share of
+such directions among all, which a random step would show.
+
+"""
+    head = ("frames", "quality", "as trained", "canonical", "ratio", "rescaling", "by chance")
+    return text + _table(head, lines)
+
+
 def equivalence(data: Data) -> str:
     keys = ("neurons", "dead", "constant", "clamped", "kept")
     lines = [
@@ -163,6 +191,14 @@ def _group(rows: Rows, network: str, form: str, bits: int) -> Rows:
 
 def _bytes_and_score(rows: Rows) -> str:
     return f"{fmean(row['bytes'] for row in rows):,.0f} B, {100 * fmean(row['score'] for row in rows):.2f} %"
+
+
+def _size(size: int | None) -> str:
+    return "outside" if size is None else f"{size:,} B"
+
+
+def _ratio(size: int | None, reference: int | None) -> str:
+    return f"{size / reference:.3f}x" if size and reference else ""
 
 
 def _interval(values: list[float], digits: int = 3) -> str:
