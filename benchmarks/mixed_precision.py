@@ -1,5 +1,5 @@
 """A width or a step per weight against one width for all, at equal written bytes:
-`python -m benchmarks.mixed_precision [--small] [--network NAME] [--width B]`.
+`python -m benchmarks.mixed_precision [--small] [--network NAME] [--width B] [--arm NAME]`.
 
 For each width the whole network, embeddings too, is rounded by GPTQ at that width: affine, one scale per
 channel, with the range (min-max or least squared error) that diverges less on calibration inputs. What is
@@ -10,8 +10,8 @@ mixed gets exactly the bytes of that file and GPTQ too:
 
 Both are chosen by divergence measured on calibration inputs, without labels: ResNet-20 (batch norm folded)
 512 validation images, scored on the 1,017 lossless test images; MiniLM 512 sentences of the training split,
-scored on the STS-B development split. `chosen` names the one of the two that diverges less on the last
-calibration batches; nothing is chosen on what is scored.
+scored on the STS-B development split (steps alone, the table of widths takes long). `chosen` names the one
+of the two that diverges less on the last calibration batches; nothing is chosen on what is scored.
 
 Three figures come from one pass over the holdout. score: the task's. fidelity: the same score with the
 original's own predictions in place of the labels, so that 1 is what a perfect copy gets: the score of a
@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -39,11 +39,12 @@ from benchmarks.cifar import interval
 from benchmarks.record import RESULTS, write
 from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.quantize.compensate import Compensate
+from plisse.compress.quantize.mixed.candidates import Uniformly, candidates
 from plisse.compress.quantize.mixed.costs import float_bytes, written_bytes
 from plisse.compress.quantize.mixed.mixed import MixedPrecision, widths_of
 from plisse.compress.quantize.mixed.refine import company, uniform
 from plisse.compress.quantize.mixed.sensitivity import Perturbation
-from plisse.compress.quantize.mixed.table import Picks, Table
+from plisse.compress.quantize.mixed.table import Picks, Table, make_table
 from plisse.compress.quantize.rated import RateQuantize
 from plisse.compress.quantize.rounding import GPTQ
 from plisse.compress.quantize.small import CompactSmall
@@ -61,6 +62,7 @@ from plisse.train.tasks import open_task
 
 BITS = (2, 3, 4, 5, 6, 8)
 SMALL = (3,)
+ARMS = ("widths", "steps")
 MEAN = Score("mean", lambda outputs: outputs, lambda values, _: float(values.mean()))
 Row = dict[str, Any]
 PerSample = Callable[[Tensor, Tensor], Tensor]
@@ -78,7 +80,7 @@ class Subject:
     widths: tuple[int, ...]
     how: MixedPrecision
     distance: PerSample
-    arms: tuple[str, ...] = ("widths", "steps")
+    arms: tuple[str, ...] = ARMS
     batches: int = 2
 
 
@@ -93,11 +95,11 @@ def minilm() -> Subject:
     model = open_model("minilm")
     task = open_task("stsb", model=model)
     found, how = CompactSmall()(model, task), _how(GPTQ(samples=128), 1, 0)
-    return Subject(found, task, (3, 4, 2), how, squared_distance, batches=1)
+    return Subject(found, task, (3, 4, 2), how, squared_distance, ("steps",), batches=1)
 
 
 def _how(rounding: GPTQ, batches: int, sweeps: int) -> MixedPrecision:
-    sensitivity = Perturbation(batches, upto=3)
+    sensitivity = Perturbation(batches, upto=4)
     return MixedPrecision(
         "bytes=1x", bits=BITS, symmetric=False, sensitivity=sensitivity, sweeps=sweeps, rounding=rounding
     )
@@ -170,9 +172,14 @@ class Arms:
 
     def uniform(self, bits: int) -> nn.Module:
         """The range by divergence of weights rounded to nearest, then GPTQ."""
+        how = self.subject.how
+        hows = [Uniformly(how.symmetric, how.granularity, range) for range in how.ranges]
+        names = modules.weight_names(plain(self.model))
+        options = {name: candidates(source(self.model, name), (bits,), hows) for name in names}
+        free = {name: [0.0] * len(each) for name, each in options.items()}
         lost = company(baked(self.model), self.task, self.subject.batches)
-        same: list[Picks] = [p for p in uniform(self.table) if next(iter(p.values())).bits == bits]
-        return self.subject.how.made(self.model, self.task, min(same, key=lost))
+        same: list[Picks] = list(uniform(make_table(options, free, lambda _: (None,), {})))
+        return how.made(self.model, self.task, min(same, key=lost))
 
     def widths(self, size: int) -> nn.Module:
         return replace(self.subject.how, budget=f"bytes={size}").within(self.model, self.task, self.table)
@@ -196,14 +203,13 @@ class Arms:
         return written_bytes(model, self.model, self.task.name)
 
 
-def row(arms: Arms, holdout: Holdout, network: str, bits: int) -> Row:
-    """One width, and what is mixed at its bytes."""
+def row(arms: Arms, holdout: Holdout, old: Row, wanted: Iterable[str]) -> Row:
+    """One width, and what is mixed at its bytes; `old` with the arms `wanted` measured."""
     task, judges = arms.task, held_apart(arms.task)
-    plain = arms.uniform(bits)
-    size, before = arms.size(plain), holdout(plain)
-    found: Row = {"network": network, "width": bits, "uniform": _measured(before, size)}
-    apart = {}
-    for name in arms.subject.arms:
+    same = arms.uniform(old["width"])
+    size, before = arms.size(same), holdout(same)
+    found: Row = {**old, "uniform": _measured(before, size)}
+    for name in wanted:
         make = {"widths": arms.widths, "steps": arms.steps}[name]
         start = time.process_time()
         try:
@@ -212,14 +218,15 @@ def row(arms: Arms, holdout: Holdout, network: str, bits: int) -> Row:
             found[name] = {"error": str(error)}
             continue
         seconds, after = round(time.process_time() - start, 1), holdout(mixed)
-        apart[name] = divergence(mixed, arms.model, task, judges)
+        apart = divergence(mixed, arms.model, task, judges)
         scores = {"score": task.score, "fidelity": task.score, "divergence": MEAN}
-        found[name] = _measured(after, arms.size(mixed)) | {"seconds": seconds, "apart": apart[name]}
+        found[name] = _measured(after, arms.size(mixed)) | {"seconds": seconds, "apart": apart}
         for key, score in scores.items():
             found[name][f"{key}_difference"] = interval(paired(after[key], before[key], score))
         if name == "widths":
             found[name]["bits"] = widths_of(mixed)
-    found["chosen"] = min(apart, key=lambda name: apart[name]) if apart else None
+    done = [name for name in ARMS if "apart" in found.get(name, {})]
+    found["chosen"] = min(done, key=lambda name: found[name]["apart"]) if done else None
     return found
 
 
@@ -237,6 +244,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="one width of ResNet-20, not kept with others")
     parser.add_argument("--network", choices=("resnet20", "minilm"), help="one network")
     parser.add_argument("--width", type=int, help="one width")
+    parser.add_argument("--arm", choices=ARMS, help="one of what is mixed")
     chosen = parser.parse_args()
     name = "mixed_precision_small" if chosen.small else "mixed_precision"
     record = {"networks": {}, "rows": []} if chosen.small else known(name)
@@ -244,19 +252,35 @@ def main() -> None:
         if chosen.network not in (None, network) or (chosen.small and network != "resnet20"):
             continue
         subject = opened()
-        done = {each["width"] for each in record["rows"] if each["network"] == network}
-        wanted = [bits for bits in (SMALL if chosen.small else subject.widths) if bits not in done]
-        wanted = [bits for bits in wanted if chosen.width in (None, bits)]
+        wanted = list(missing(record, network, subject, chosen))
         if not wanted:
             continue
         arms, holdout = Arms(subject), Holdout(subject)
         value = task_score(holdout)
         sizes = {"bytes_float": float_bytes(subject.model), "score_float": value, "samples": len(holdout.own)}
-        for bits in wanted:
-            record["rows"].append(row(arms, holdout, network, bits))
-            record["networks"][network] = {**sizes, "table_seconds": arms.seconds}
-            print(_said(record["rows"][-1]), flush=True)
+        for old, names in wanted:
+            found = row(arms, holdout, old, names)
+            record["rows"] = [each for each in record["rows"] if _key(each) != _key(found)] + [found]
+            seconds = record["networks"].get(network, {}).get("table_seconds", {}) | arms.seconds
+            record["networks"][network] = {**sizes, "table_seconds": seconds}
+            print(_said(found), flush=True)
             write(name, record)
+
+
+def missing(
+    record: Row, network: str, subject: Subject, chosen: argparse.Namespace
+) -> Iterator[tuple[Row, list[str]]]:
+    """The rows as they are, and the arms that they lack."""
+    for bits in SMALL if chosen.small else subject.widths:
+        fresh: Row = {"network": network, "width": bits}
+        old = next((each for each in record["rows"] if _key(each) == _key(fresh)), fresh)
+        names = [name for name in subject.arms if name not in old and chosen.arm in (None, name)]
+        if names and chosen.width in (None, bits):
+            yield old, names
+
+
+def _key(each: Row) -> tuple[str, int]:
+    return each["network"], each["width"]
 
 
 def task_score(holdout: Holdout) -> float:

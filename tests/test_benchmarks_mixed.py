@@ -38,7 +38,7 @@ def task_of(model: nn.Module) -> Task:
 
 def test_a_row_compares_at_equal_bytes(subject: mixed.Subject) -> None:
     arms, holdout = mixed.Arms(subject), mixed.Holdout(subject)
-    found = mixed.row(arms, holdout, "made", 3)
+    found = mixed.row(arms, holdout, {"network": "made", "width": 3}, mixed.ARMS)
     size = found["uniform"]["bytes"]
     assert found["chosen"] in ("widths", "steps")
     for name in ("widths", "steps"):
