@@ -16,10 +16,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 from plisse.adapt.elastic import Point
+from plisse.adapt.file import dumps
 from plisse.adapt.width import width_subspace
 from plisse.cli.main import app
-from plisse.core.origin import Origin, with_origin
+from plisse.core.origin import Origin, origin_of, with_origin
 from plisse.cost.kept import read_profile
+from plisse.networks.build import build
 from plisse.networks.open import load, open_model, save
 
 pytest.importorskip("fastapi")
@@ -80,6 +82,41 @@ def test_select_writes_the_best_point_within_the_budget(
     assert f"{SMALL}, accuracy" in plisse(
         "select", *files, "--profile", kept, "--budget", "bytes=0.5x", "-o", out
     ).stdout.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def spectrum(files: list[Path]) -> Path:
+    """One file of three untrained widths."""
+    model = open_model("digits_cnn", seed=1)
+    subspace = width_subspace(model, torch.zeros(1, 1, 8, 8), widths=(0.25, 0.5, 1.0))
+    path = files[0].parent / "spectrum.plisse"
+    path.write_bytes(dumps(subspace, build(origin_of(model), ("digits_cnn",))))
+    return path
+
+
+def test_one_file_of_many_points_is_profiled_and_selected_from(spectrum: Path, tmp_path: Path) -> None:
+    done = plisse("profile", spectrum, "--repeats", 3, "--by", "macs", "--json")
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["point"] for row in rows] == ["width=0.25", "width=0.5", "width=1"]
+    assert rows[0]["cost"]["macs"] < rows[1]["cost"]["macs"] < rows[2]["cost"]["macs"]
+    out = tmp_path / "one.plisse"
+    done = plisse("select", spectrum, "--budget", "macs=0.1x", "-o", out)
+    assert done.exit_code == 0, done.output
+    assert "width=0.25" in done.stdout
+    assert out.stat().st_size == rows[0]["cost"]["bytes"] < spectrum.stat().st_size
+
+
+def test_a_file_that_ends_early_gives_its_complete_points_and_says_so(spectrum: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.plisse"
+    cut.write_bytes(spectrum.read_bytes()[:-200])
+    done = plisse("profile", cut, "--repeats", 3, "--json")
+    assert done.exit_code == 0, done.output
+    assert [row["point"] for row in json.loads(done.stdout)["rows"]] == ["width=0.25", "width=0.5"]
+    assert "ends after 2 of 3 points" in done.stderr.replace("\n", " ")
+    beside = plisse("serve", spectrum, cut)
+    assert beside.exit_code == 2
+    assert "that file alone" in beside.stderr.replace("\n", " ")
 
 
 def test_select_measures_where_no_profile_is_given(files: list[Path], tmp_path: Path) -> None:

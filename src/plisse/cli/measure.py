@@ -13,7 +13,7 @@ from plisse.cli import options
 from plisse.cli.failures import reported
 from plisse.cli.opening import joined, open_named_task, open_network, written_bytes
 from plisse.cli.output import Say, check_outputs, print_json, stdout, working
-from plisse.cli.points import open_points
+from plisse.cli.points import has_points, open_points
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,9 +119,10 @@ def profile(
         raise InputError("a network named twice", expected="each MODEL once")
     check_outputs(out=out)
     with working("loading") as say:
-        if out is not None:
+        if out is not None or (len(models) == 1 and has_points(models[0])):
             found, opened = _points(models, allow, task, data, seed, repeats, batch, say)
-            _keep(found, out)
+            if out is not None:
+                _keep(found, out)
         else:
             networks = {spec: _network(spec, weights, allow, seed) for spec in models}
             opened = open_named_task(task, data, next(iter(networks.values())), seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +11,8 @@ import typer
 
 from plisse.cli import options
 from plisse.cli.failures import reported
-from plisse.cli.opening import open_named_task, open_network
-from plisse.cli.output import Say, check_outputs, print_json, stdout, working
+from plisse.cli.opening import is_file, open_named_task, open_network
+from plisse.cli.output import Say, check_outputs, note, print_json, stdout, working
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from plisse.cost.budget import Cost
     from plisse.cost.profile import Profile, ProfileRow
 
+KEPT = 16
 FILES = (
     "A .plisse file with several operating points, or several networks of one task, which are then points "
     "by their widths. Each is what MODEL is elsewhere."
@@ -88,7 +90,38 @@ def open_points(specs: Sequence[str], allow: list[str] | None, seed: int = 0) ->
 
     if len(set(specs)) < len(specs):
         raise InputError("a network named twice", expected="each FILE once")
+    if len(specs) == 1 and has_points(specs[0]):
+        return _elastic(Path(specs[0]), tuple(allow or ()))
+    if many := [spec for spec in specs if has_points(spec)]:
+        raise InputError(
+            f"{many[0]!r}, which has points of its own, among others", expected="that file alone"
+        )
     return by_width([open_network(spec, None, allow, seed) for spec in specs])
+
+
+def has_points(spec: str) -> bool:
+    """Whether this is a file of many points."""
+    if not is_file(spec):
+        return False
+    from plisse.adapt.file import is_elastic
+    from plisse.bitstream import modelfile
+
+    return is_elastic(modelfile.read(spec))
+
+
+def _elastic(path: Path, allow: tuple[str, ...]) -> Elastic:
+    """The points of a file; says so where the file ends early."""
+    from plisse.adapt.file import TruncatedFileWarning, loads
+    from plisse.bitstream import modelfile
+    from plisse.networks.build import build
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", TruncatedFileWarning)
+        subspace = loads(modelfile.read(path), lambda origin: build(origin, allow))
+    for one in said:
+        if issubclass(one.category, TruncatedFileWarning):
+            note(f"{path}: {one.message}")
+    return subspace.elastic(keep=max(KEPT, len(subspace.space.points)))
 
 
 def profile_of(
