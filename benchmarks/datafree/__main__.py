@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from benchmarks.cifar import interval
@@ -34,7 +35,7 @@ from benchmarks.datafree.sources import (
 )
 from benchmarks.record import RESULTS, write
 from plisse.core.reparam import baked
-from plisse.train.evaluate import evaluate, paired
+from plisse.train.evaluate import Evaluation, evaluate, paired
 
 Row = dict[str, Any]
 THREE = ("real", "Gaussian", "BNS")
@@ -45,22 +46,29 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
     if small:
         yield from ((SETTINGS["W2"], Source(name)) for name in ("real", "Gaussian"))
         return
-    yield from ((SETTINGS["W2"], Source(name)) for name in (*THREE, *VARIANTS))
-    for setting in ("W2", "W3", "W4A8 ranges", "W4A4 ranges", "W4A4", "W3A3"):
-        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
-    for name in THREE:
-        yield SETTINGS["W4A4 trained"], Source(name)
+    for setting in ("W2", "W3", "W4A4"):
+        yield from ((SETTINGS[setting], Source(name)) for name in THREE)
+    yield from ((SETTINGS["W2"], Source(name)) for name in (*SOURCES, "BNS, all iterations"))
+    for setting in ("W4A8 ranges", "W4A4 ranges", "W3A3"):
+        yield from ((SETTINGS[setting], Source(name)) for name in THREE)
+    yield from ((SETTINGS["W4A4 trained"], Source(name)) for name in ("real", "BNS"))
     for setting in ("low rank 50 %", "channels 30 %"):
         yield from ((SETTINGS[setting], Source(name)) for name in ("real", "BNS"))
-    for seed in (1, 2):
-        for setting in ("W2", "W3"):
-            yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
     for setting in ("W2", "W4A4"):
         yield from ((SETTINGS[setting], Source(name, "resnet56")) for name in THREE)
-    yield from ((SETTINGS["W2A4 trained"], Source(name)) for name in THREE)
+    for setting in ("W3", "W4A8 ranges", "W4A4 ranges", "W4A4", "W3A3"):
+        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
     for seed in (1, 2):
-        for setting in ("W4A4", "W3A3"):
+        for setting in ("W2", "W3", "W4A4", "W3A3"):
             yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
+    yield SETTINGS["W4A4 trained"], Source("Gaussian")
+    yield from ((SETTINGS["W2A4 trained"], Source(name)) for name in THREE)
+    yield from ((SETTINGS["W2"], Source(name)) for name in VARIANTS)
+
+
+@cache
+def before(network: str) -> Evaluation:
+    return evaluate(original(network), cifar())
 
 
 def row(setting: Setting, source: Source, small: bool) -> Row:
@@ -72,13 +80,13 @@ def row(setting: Setting, source: Source, small: bool) -> Row:
     start = time.process_time()
     found = baked(compressed(setting, source, small))
     seconds = time.process_time() - start
-    before, after = (evaluate(net, cifar()) for net in (original(source.network), found))
+    after, reference = evaluate(found, cifar()), before(source.network)
     return {
         **identity(setting, source),
         "kind": setting.kind,
-        "score_before": before.score,
+        "score_before": reference.score,
         "score": after.score,
-        "difference": interval(paired(after, before, cifar().score)),
+        "difference": interval(paired(after, reference, cifar().score)),
         "cpu_seconds": round(seconds, 1),
         **describe(source, N_TRAIN if training else N_CALIBRATION),
     }

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from plisse.core.batch import Batch, call, main_output
+from plisse.core.batch import Batch, call, first_tensor, main_output
 from plisse.core.hooks import after_calls
 from plisse.core.modules import weighted_layers
 from plisse.core.reparam import plain
@@ -36,6 +36,7 @@ class IntermediateDistillation:
     temperature: float = 1.0
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        self.teacher.to(first_tensor(batch.inputs).device)
         with torch.no_grad(), outputs_of(self.teacher, self.layers) as wanted:
             reference = call(self.teacher, batch.inputs).float() / self.temperature
         with outputs_of(model, self.layers) as found:
@@ -126,7 +127,7 @@ def _smooth_l1(name: str, found: dict[str, Tensor], wanted: dict[str, Tensor]) -
         raise GraphError(
             f"outputs of {name!r} of shapes {shapes[0]} and {shapes[1]}",
             expected="equal ones of student and teacher",
-            hint="layers=(...) with those that both have, or distilled(..., intermediate=0.0)",
+            hint="layers=(...) with those that both have, or distilled(..., hints=0.0)",
         )
     return F.smooth_l1_loss(found[name].float(), wanted[name].float())
 
