@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from plisse.adapt.channels import Run, channel_plan, kept_entries
 from plisse.adapt.elastic import Point
+from plisse.adapt.norms import without_statistics
 from plisse.adapt.statistics import measure_statistics, tables
 from plisse.adapt.width import width_subspace
 from plisse.core.batch import Batch, BatchList
@@ -188,3 +189,29 @@ def test_blocks_of_a_concatenation_shrink_apart():
     plan, _ = channel_plan(seeded(Joined), images())
     assert sorted(plan.blocks) == [6, 8]
     assert sorted(plan.counts(0.5)) == [3, 4]
+
+
+@pytest.mark.parametrize("make", [Residual, mobile, vgg], ids=["residual", "mobile", "vgg"])
+def test_instance_norms_need_no_statistics_at_any_width(make):
+    net, x = seeded(make), images()
+    subspace = width_subspace(net, x, widths=(0.25, 0.5, 1.0), statistics=False).eval()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in subspace.modules())
+    elastic = subspace.elastic()
+    assert torch.allclose(elastic(x), without_statistics(net)(x), atol=1e-5)
+    for point in subspace.space.points:
+        subspace.select(point)
+        assert torch.equal(elastic.extract(point)(x), subspace(x))
+    measure_statistics(subspace, BatchList((Batch(x),)))
+    assert not tables(subspace)
+
+
+def test_group_norms_take_over_weights_and_biases():
+    net = seeded(vgg)
+    with torch.no_grad():
+        net[1].weight.fill_(2.0)
+    found = without_statistics(net, groups=3)
+    assert (found[1].num_groups, found[5].num_groups) == (2, 3)  # divisors of 8 and 12 channels
+    assert torch.equal(found[1].weight, net[1].weight)
+    assert isinstance(net[1], nn.BatchNorm2d)
+    with pytest.raises(InputError):
+        without_statistics(net, groups=0)

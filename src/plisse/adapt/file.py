@@ -22,13 +22,15 @@ from plisse.bitstream.bytesreader import BytesReader, varint
 from plisse.bitstream.container import ASSET, ELASTIC, MODEL, STAGE, Section, located, pack, read_prefix
 from plisse.bitstream.entries import LONGEST, record_shape
 from plisse.bitstream.head import decode_head, encode_head, names_check
+from plisse.bitstream.modelfile import MAX_ASSETS
 from plisse.bitstream.rebuild import Build, head_of, rebuild
-from plisse.bitstream.squeeze import squeezed
+from plisse.bitstream.squeeze import expanded, squeezed
 from plisse.bitstream.tensors import decode_tensor, encode_tensor
 from plisse.core import modules
 from plisse.core.reparam import Reparametrized
 from plisse.core.stored import raw
 from plisse.errors import FormatError
+from plisse.networks.assets import with_assets
 
 EXPECTED = "one model section, one elastic section, assets, then stages from 0"
 
@@ -102,6 +104,7 @@ def loads(data: bytes, build: Build) -> Subspace:
     dial = Dial(layout.first(n), layout.ends)
     frame = Frame(dial, dial.space.points, layout.plan, layout.top)
     leaves = _leaves(layout, network, frame)
+    with_assets(network, _assets(sections))
     for stage, section in enumerate(stages):
         with located(section.offset, f"stage {stage}"):
             _read_stage(section.payload, leaves, stage)
@@ -136,6 +139,16 @@ def _sections(data: bytes) -> list[Section]:
     if stages < 1:
         raise FormatError("a file without one complete point", offset=len(data), expected=EXPECTED)
     return sections
+
+
+def _assets(sections: Sequence[Section]) -> dict[str, bytes]:
+    found, room = {}, MAX_ASSETS
+    for section in sections:
+        if section.kind == ASSET:
+            with located(section.offset, f"asset {section.name!r}"):
+                found[section.name] = expanded(section.payload, room)
+            room -= len(found[section.name])
+    return found
 
 
 def _first_stage(sections: Sequence[Section]) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.adapt.reparams import Line
-from plisse.adapt.samplers import Schedule
+from plisse.adapt.samplers import BiasedEndpoints, Decay, Sandwich, Schedule
 from plisse.adapt.sparsity import measure_thresholds
 from plisse.adapt.statistics import measure_statistics
 from plisse.adapt.subspace import Subspace
@@ -22,6 +22,13 @@ from plisse.train.loop import fit
 from plisse.train.objectives import with_penalty
 from plisse.train.run import State
 from plisse.train.task import Divergence, Loss, Objective, Task
+
+SCHEDULES: dict[str, Schedule] = {
+    "width": Schedule(Sandwich(4)),
+    "sparsity": Schedule(BiasedEndpoints(), Decay()),
+    "bits": Schedule(Sandwich(3)),
+}
+"""What suits an axis where nothing else is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +98,7 @@ def train_subspace(
     task: Task,
     *,
     steps: int,
-    schedule: Schedule = Schedule(),
+    schedule: Schedule | None = None,
     distill: float = 0.0,
     cosine: float = 1.0,
     statistics: int = 20,
@@ -99,12 +106,14 @@ def train_subspace(
 ) -> History:
     """Train all points of `subspace` in place on `task.train`, then measure what they need to be served.
 
-    schedule: the points of each step. distill: see `SubspaceObjective`. cosine: weight of `EndpointCosine`,
-    which is zero for point subspaces. statistics: batches for the batch-norm statistics of each listed point.
-    settings: of `fit`, such as optimizer, precision, seed, checkpoint.
+    schedule: the points of each step; None for that of the axis in SCHEDULES. distill: see
+    `SubspaceObjective`. cosine: weight of `EndpointCosine`, which is zero for point subspaces. statistics:
+    batches for the batch-norm statistics of each listed point. settings: of `fit`, such as optimizer,
+    precision, seed, checkpoint.
     """
     if not 0 <= distill <= 1:
         raise InputError(f"distill={distill}", expected="0 to 1")
+    schedule = schedule or SCHEDULES[subspace.space.largest.axis]
     objective: Objective = SubspaceObjective(task.objective, task.divergence, schedule, distill)
     if cosine and any(isinstance(module, Line) for module in subspace.modules()):
         objective = with_penalty(objective, EndpointCosine(), cosine)

@@ -6,12 +6,15 @@ Source: Yu and Huang 2019 (universally slimmable networks); Nunez et al. 2021 (L
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from plisse.adapt.channels import ChannelPlan, Rule, by_importance, channel_plan
 from plisse.adapt.elastic import Point, Range, Space
+from plisse.adapt.norms import without_statistics
 from plisse.adapt.reparams import Dial, on_line
 from plisse.adapt.subspace import Subspace
 from plisse.core import modules
@@ -57,6 +60,7 @@ def width_subspace(
     order: bool = True,
     round_to: int = 1,
     ignore: Sequence[str] = (),
+    statistics: bool = True,
 ) -> Subspace:
     """The networks of all widths of `model`, from the smallest to the largest of `widths`, which are listed.
 
@@ -64,7 +68,8 @@ def width_subspace(
     is shared (the form that LCS uses). order: bring channels into falling order of their importance first,
     which changes nothing at width 1. round_to: channels of a layer are a multiple of this. ignore: patterns
     of layers whose channels every width keeps; so are those that tracing cannot follow, such as a residual
-    stream whose shortcuts pad it.
+    stream whose shortcuts pad it. statistics: keep batch norms, whose statistics are measured per width;
+    else they become instance norms, which have none.
 
     Raises GraphError with the reason where nothing can be cut, InputError for widths out of range.
 
@@ -79,6 +84,8 @@ def width_subspace(
     plan, _ = channel_plan(network, example, ignore=ignore, round_to=round_to)
     if order:
         network = by_importance(network, plan, example)
+    if not statistics:
+        network, plan = without_statistics(network), _with_instance_norms(network, plan)
     return sliced(network, plan, space, line=line)
 
 
@@ -102,6 +109,17 @@ def width_space(widths: Sequence[float]) -> Space:
         raise InputError(f"widths {tuple(widths)}", expected="different shares above 0, at most 1")
     points = tuple(Point("width", float(width)) for width in sorted(widths))
     return Space((Range("width", points[0].value, points[-1].value),), points)
+
+
+def _with_instance_norms(network: nn.Module, plan: ChannelPlan) -> ChannelPlan:
+    """The plan of the same network with instance norms, of which each channel is a group."""
+    rules = []
+    for rule in plan.rules:
+        if isinstance(network.get_submodule(rule.layer), _BatchNorm):
+            tensors = tuple(pair for pair in rule.tensors if pair[0] in ("weight", "bias"))
+            rule = replace(rule, tensors=tensors, sizes=(("num_channels", 1), ("num_groups", 1)))
+        rules.append(rule)
+    return replace(plan, rules=tuple(rules))
 
 
 class SizesOf:

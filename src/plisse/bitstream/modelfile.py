@@ -196,7 +196,7 @@ def _read_head(sections: list[Section]) -> Head:
             "a file of many operating points",
             offset=sections[kinds.index(ELASTIC)].offset,
             expected="a file of one network",
-            hint="plisse.adapt.file.loads",
+            hint="plisse inspect shows its points, plisse select writes one of them",
         )
     if kinds != sorted(kinds) or kinds[:1] != [MODEL] or kinds.count(MODEL) > 1 or sections[0].name:
         raise FormatError(

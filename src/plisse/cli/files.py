@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plisse.cli import options
+from plisse.cli.elastic import inspect_points, is_elastic
 from plisse.cli.failures import reported
 from plisse.cli.opening import open_named_task, open_network
 from plisse.cli.output import check_outputs, print_json, stdout, working
@@ -46,6 +47,8 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Show what a .plisse file holds, and what each part costs. Nothing is trained or run."""
+    if is_elastic(file):
+        return inspect_points(file, allow, as_json)
     with working(f"reading {file}"):
         found = _summary(file, allow)
     if as_json:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from plisse import __version__
-from plisse.cli import examples
+from plisse.cli import examples, train
 from plisse.cli.compress import compress
 from plisse.cli.demo import demo
 from plisse.cli.failures import DEBUG
@@ -65,6 +65,7 @@ def plisse(
 
 for command, panel, shown in COMMANDS:
     app.command(rich_help_panel=panel, epilog=examples.shown(shown))(command)
+app.add_typer(train.app, name="train", rich_help_panel="Compress")
 
 
 def run() -> None:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from plisse.adapt.opened import is_elastic_file, open_elastic
+from plisse.cli.main import app
+from plisse.cli.train import numbers
+from plisse.errors import InputError
+
+
+def plisse(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_one_file_is_trained_inspected_cut_and_inspected_again(tmp_path: Path) -> None:
+    out, cut = tmp_path / "nets.plisse", tmp_path / "cut.plisse"
+    done = plisse(
+        "train", "subspace", "digits_cnn", "-o", out, "--points", "0.25,0.5,1", "--steps", 2, "--json"
+    )
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["points"]
+    assert [row["point"] for row in rows] == ["width=0.25", "width=0.5", "width=1"]
+    assert all(0 <= row["score"] <= 1 for row in rows)
+    assert is_elastic_file(out)
+    assert [str(point) for point in open_elastic(out).space.points] == [row["point"] for row in rows]
+    shown = plisse("inspect", out)
+    assert shown.exit_code == 0
+    assert "3 operating points" in shown.stdout
+    assert f"width=0.5  usable from byte {rows[1]['usable_from']:,}" in shown.stdout
+    cut.write_bytes(out.read_bytes()[: rows[2]["usable_from"] - 1])
+    short = plisse("inspect", cut, "--json")
+    assert [row["usable_from"] for row in json.loads(short.stdout)["points"]] == [
+        rows[0]["usable_from"], rows[1]["usable_from"], None
+    ]  # fmt: skip
+    assert "ends early" in plisse("inspect", cut).stderr
+    refused = plisse("evaluate", out)
+    assert refused.exit_code == 6
+    assert "plisse select" in refused.stderr
+
+
+def test_help_teaches_by_examples() -> None:
+    shown = plisse("train", "subspace", "--help")
+    assert shown.exit_code == 0
+    assert "plisse train subspace digits_cnn" in shown.stdout
+    assert "subspace" in plisse("train", "--help").stdout
+    assert "train" in plisse("--help").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--points", "0.5,half"),
+        ("--points", "0.5,1.5"),
+        ("--axis", "bits", "--points", "3,4.5"),
+        ("--axis", "bits", "--points", "3,5"),
+        ("--axis", "sparsity", "--points", "1.0"),
+    ],
+    ids=str,
+)
+def test_bad_points_are_refused_before_training(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = plisse("train", "subspace", "digits_cnn", "-o", tmp_path / "a.plisse", *arguments)
+    assert done.exit_code == 2, done.output
+    assert not (tmp_path / "a.plisse").exists()
+
+
+def test_numbers() -> None:
+    assert numbers("0.25, 1") == [0.25, 1.0]
+    with pytest.raises(InputError, match="half"):
+        numbers("1,half")
