@@ -29,6 +29,7 @@ def training(data: Data) -> str:
         (
             row["case"],
             row["steps"],
+            row["runs"],
             row["method"],
             f"{row['rate']:g}",
             *(_interval(row[key]) for key in ("median", "mean", "worst")),
@@ -36,15 +37,15 @@ def training(data: Data) -> str:
         )
         for row in data["training"]
     ]
-    first = data["training"][0]
-    text = f"""Training: {first["runs"]} runs of every method with the same AdamW, cosine schedule and steps;
-the learning rate is the one with the least median error on validation data, searched by factors of 3.
-Thresholds are clamped where nothing else is said. Errors on test data (mean squared error; digits: share of
-wrong classes), with 95 % bootstrap intervals over the runs.
+    text = """Training: runs of every method with the same AdamW, cosine schedule and steps; the learning rate
+is the one with the least median error on validation data, searched by factors of 3. Thresholds are clamped
+where nothing else is said. Errors on test data (mean squared error; digits: share of wrong classes), with
+95 % bootstrap intervals over the runs.
 
 """
     return text + _table(
-        ("function or data", "steps", "method", "rate", "median", "mean", "worst", "mean / standard"), rows
+        ("function or data", "steps", "runs", "method", "rate", "median", "mean", "worst", "mean / standard"),
+        rows,
     )
 
 
@@ -145,9 +146,9 @@ def steps(data: Data) -> str:
         for row in data["steps"]
     ]
     text = """Weight steps between networks with ReLU on Fourier features, fitted to frames of carphone at
-88 x 72, the second one from the first one's weights: bytes of the step's symbols at 0.5 dB below what the second
-network reached. Rescaling: the share of the step's energy that only rescales neurons; by chance: the share of
-such directions among all, which a random step would show.
+88 x 72, the second one from the first one's weights: bytes of the step's symbols at 0.5 dB below what the
+second network reached. Rescaling: the share of the step's energy that only rescales neurons; by chance: the
+share of such directions among all, which a random step would show.
 
 """
     head = ("frames", "quality", "as trained", "canonical", "ratio", "rescaling", "by chance")
