@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.compress.datafree.canvas import Canvas, Painting
+from plisse.compress.datafree.kept import Done, Kept, join
 from plisse.compress.datafree.priors import Domain, Priors, White, default_domain
 from plisse.compress.datafree.schemes import SCHEMES, Scheme
 from plisse.compress.datafree.statistics import (
@@ -74,16 +75,6 @@ class Job:
     checkpoint: Path | None
 
 
-@dataclass
-class Done:
-    """Finished batches. moments: of all of them, for schemes that join them."""
-
-    images: list[Tensor] = field(default_factory=list)
-    iterations: list[int] = field(default_factory=list)
-    moments: dict[str, Moments] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
 def synthesize(
     model: nn.Module,
     example: Tensor | None = None,
@@ -117,8 +108,8 @@ def synthesize(
     (torch.Size([32, 1, 6, 6]), 2)
     """
     job = _job(model, example, shape, n, scheme, priors, domain, effort, seed, checkpoint)
-    identity = _identity(job) if job.checkpoint is not None else {}
-    done = _resumed(job, identity)
+    kept = Kept(job.checkpoint, _identity(job) if job.checkpoint is not None else {})
+    done = kept.read(job.device)
     batches = -(-n // effort.batch)
     steps = effort.steps if scheme.optimizes else 1
     with progress_bar(progress, batches * steps, len(done.images) * steps) as advance:
@@ -127,9 +118,9 @@ def synthesize(
             images, iterations = _batch(job, number, done.moments, advance)
             done.images.append(images)
             done.iterations.append(iterations)
-            _join(done.moments, _measured(job, [images])[0])
+            join(done.moments, _measured(job, [images])[0])
             done.seconds += time.perf_counter() - began
-            _save(job, identity, done, batches)
+            kept.write(done, number + 1 == batches)
     return _finished(job, done)
 
 
@@ -242,13 +233,8 @@ def _measured(job: Job, batches: list[Tensor]) -> tuple[dict[str, Moments], Tens
             for piece in images.split(256):
                 table.clear()
                 logits.append(call(job.network, piece.to(job.device)).float().cpu())
-                _join(found, table)
+                join(found, table)
     return found, torch.cat(logits)
-
-
-def _join(into: dict[str, Moments], more: dict[str, Moments]) -> None:
-    for name, found in more.items():
-        into[name] = into[name].joined(found) if name in into else found
 
 
 def _finished(job: Job, done: Done) -> Synthetic:
@@ -267,35 +253,9 @@ def _finished(job: Job, done: Done) -> Synthetic:
 
 
 def _identity(job: Job) -> dict[str, Any]:
+    """What must agree between two calls for the second to go on from the first."""
     settings = {name: repr(getattr(job, name)) for name in ("shape", "scheme", "priors", "domain", "effort")}
     return {"n": job.n, "seed": job.seed, **settings, "network": files.describe(job.network)}
-
-
-def _resumed(job: Job, identity: dict[str, Any]) -> Done:
-    saved = files.read(job.checkpoint, identity) if job.checkpoint is not None else None
-    if saved is None:
-        return Done()
-    images = [saved.tensors[f"images/{number}"] for number in range(saved.step)]
-    counts = saved.history["counts"]
-    moments = {
-        name: Moments(
-            n, saved.tensors[f"mean/{name}"].to(job.device), saved.tensors[f"var/{name}"].to(job.device)
-        )
-        for name, n in counts.items()
-    }
-    return Done(images, list(saved.history["iterations"]), moments, saved.history["seconds"])
-
-
-def _save(job: Job, identity: dict[str, Any], done: Done, batches: int) -> None:
-    if job.checkpoint is None:
-        return
-    tensors = {f"images/{number}": images for number, images in enumerate(done.images)}
-    for name, found in done.moments.items():
-        tensors[f"mean/{name}"], tensors[f"var/{name}"] = found.mean.cpu(), found.variance.cpu()
-    counts = {name: found.n for name, found in done.moments.items()}
-    history = {"iterations": done.iterations, "seconds": done.seconds, "counts": counts}
-    step = len(done.images)
-    files.write(job.checkpoint, files.Checkpoint(step, step == batches, history, tensors), identity)
 
 
 def hash_seed(seed: int, number: int) -> int:
