@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from benchmarks.record import write
+from benchmarks.record import RESULTS, write
 from plisse.compress.datafree.drift import DriftMonitor, DriftState, learned_limits
 from plisse.compress.datafree.similarity import Similarity, similarity
 from plisse.core.batch import Batch, BatchList
@@ -35,7 +36,9 @@ from plisse.networks.open import open_model
 
 BATCH, ACCURACY = 64, 256
 CLEAN, CHANGED = 30, 10
+NOISE = "noise, N(0, 1)"
 Pixels = NDArray[np.uint8]
+Row = dict[str, Any]
 ANIMALS, VEHICLES = (2, 3, 4, 5, 6, 7), (0, 1, 8, 9)
 
 
@@ -118,20 +121,19 @@ def _shuffled(pixels: Pixels) -> Pixels:
     return pixels.reshape(len(pixels), -1, 3)[:, order].reshape(pixels.shape)
 
 
-def distances(model: nn.Module, test: ImageSet, train: ImageSet) -> list[dict[str, Any]]:
-    rows = []
+def distances(model: nn.Module, test: ImageSet, train: ImageSet, done: Collection[str]) -> Iterator[Row]:
+    """A row per data set that is not `done`."""
     for name, images in data_sets(test, train):
-        found = quietly(model, ImageBatches(images, BATCH))
-        rows.append({"data": name, **row(found), "accuracy": _accuracy(model, images)})
-    noise = torch.randn(len(test), 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    found = quietly(model, BatchList(tuple(Batch(part) for part in noise.split(BATCH))))
-    rows.append({"data": "noise, N(0, 1)", **row(found), "accuracy": None})
-    for each in rows:
-        print(each, flush=True)
-    return rows
+        if name not in done:
+            found = quietly(model, ImageBatches(images, BATCH))
+            yield {"data": name, **row(found), "accuracy": _accuracy(model, images)}
+    if NOISE not in done:
+        noise = torch.randn(len(test), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        found = quietly(model, BatchList(tuple(Batch(part) for part in noise.split(BATCH))))
+        yield {"data": NOISE, **row(found), "accuracy": None}
 
 
-def row(found: Similarity) -> dict[str, Any]:
+def row(found: Similarity) -> Row:
     return {
         "value": found.value,
         "low": found.low,
@@ -156,7 +158,7 @@ def _accuracy(model: nn.Module, images: ImageSet) -> float | None:
         return float((model(batch.inputs).argmax(1) == batch.target).float().mean())
 
 
-def loaders(model: nn.Module, test: ImageSet) -> list[dict[str, Any]]:
+def loaders(model: nn.Module, test: ImageSet) -> list[Row]:
     """The same images in three orders: the value, whether a warning came, the mean of values of batches."""
     assert test.labels is not None
     orders = {
@@ -178,7 +180,7 @@ def loaders(model: nn.Module, test: ImageSet) -> list[dict[str, Any]]:
     return rows
 
 
-def drift(model: nn.Module, test: ImageSet, validation: ImageSet) -> dict[str, Any]:
+def drift(model: nn.Module, test: ImageSet, validation: ImageSet) -> Row:
     """Alarms on batches as they are, and for every change the batches until one came."""
     limits = learned_limits(model, ImageBatches(validation, BATCH))
     monitor = DriftMonitor(model, limits)
@@ -201,20 +203,34 @@ def drift(model: nn.Module, test: ImageSet, validation: ImageSet) -> dict[str, A
     return {"limits": dataclasses.asdict(limits), "clean": CLEAN, "false_alarms": false, "rows": rows}
 
 
+def earlier(name: str) -> Row:
+    """What an earlier run has measured."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="256 images")
-    small = parser.parse_args().small
+    parser.add_argument("--fresh", action="store_true", help="start anew")
+    chosen = parser.parse_args()
+    name = "similarity_small" if chosen.small else "similarity"
     folder = data_set("cifar10")
     test, train, validation = read_test(folder), read_train(folder, 2), read_validation(folder, 1)
-    if small:
+    if chosen.small:
         test = test.take(np.arange(256))
     model = open_model("resnet20", data_set("models", "cifar10_resnet20.safetensors")).eval()
-    found: dict[str, Any] = {"network": "resnet20"}
-    found["rows"] = distances(model, test, train)
-    found["loaders"] = loaders(model, test)
-    found["drift"] = drift(model, test, validation.sample(512))
-    write("similarity_small" if small else "similarity", found)
+    found = {"network": "resnet20", "rows": [], **({} if chosen.fresh else earlier(name))}
+    for each in distances(model, test, train, {each["data"] for each in found["rows"]}):
+        found["rows"].append(each)
+        print(each, flush=True)
+        write(name, found)
+    if "loaders" not in found:
+        found["loaders"] = loaders(model, test)
+        write(name, found)
+    if "drift" not in found:
+        found["drift"] = drift(model, test, validation.sample(512))
+        write(name, found)
 
 
 if __name__ == "__main__":
