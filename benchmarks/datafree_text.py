@@ -84,18 +84,19 @@ def _steps(bits: int) -> dict[str, Any]:
     return {"GPTQ, groups of 32": full, "nearest, groups of 32": chain(*plainly)}
 
 
-def wanted(small: bool) -> list[tuple[int, str, int]]:
+def wanted(small: bool, draws: int) -> list[tuple[int, str, int]]:
     """bits, sentences, seed."""
     if small:
         return [(3, name, 0) for name in ("real sentences", "tokens by frequency")]
     first = [(bits, name, 0) for bits in WIDTHS for name in ("real sentences", "none", *SOURCES)]
-    return first + [(bits, name, seed) for seed in range(1, DRAWS) for bits in WIDTHS for name in SOURCES]
+    return first + [(bits, name, seed) for seed in range(1, draws) for bits in WIDTHS for name in SOURCES]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="two rows, three minutes")
     parser.add_argument("--fresh", action="store_true", help="start anew")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="of each synthetic source")
     chosen = parser.parse_args()
     model = open_model("minilm").eval()
     task = open_task("stsb", model=model)
@@ -103,7 +104,7 @@ def main() -> None:
     path = "datafree_text_small" if chosen.small else "datafree_text"
     rows = [] if chosen.fresh else read(path)
     done = {(each["bits"], each["sentences"], each["seed"]) for each in rows}
-    for key in wanted(chosen.small):
+    for key in wanted(chosen.small, chosen.draws):
         if key in done:
             continue
         rows.append(row(model, task, before, *key))
