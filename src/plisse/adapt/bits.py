@@ -122,6 +122,10 @@ class Chosen(Reparam):
         values = [reparam() for reparam in self.each]
         return values[self.dial.space.points.index(self.dial.point)]
 
+    def settled(self) -> Reparam:
+        """The same as a table."""
+        return Tabled(torch.stack([reparam().detach() for reparam in self.each]), self.dial)
+
     def stored(self) -> Stored:
         return raw(self.forward().detach().cpu().numpy())
 

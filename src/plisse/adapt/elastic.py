@@ -217,8 +217,16 @@ class Switching:
         self._space.check(point)
         with self._lock:
             if point not in self._held:
-                self._held[point] = self._make(point).eval().requires_grad_(False)
+                self._held[point] = _at_rest(self._make(point))
                 while len(self._held) > self._keep:
                     self._held.popitem(last=False)
             self._held.move_to_end(point)
             return self._held[point]
+
+
+def _at_rest(network: nn.Module) -> nn.Module:
+    """In evaluation mode and without gradients, in place; quick where it is so already."""
+    first = next(network.parameters(), None)
+    if network.training or (first is not None and first.requires_grad):
+        network.eval().requires_grad_(False)
+    return network

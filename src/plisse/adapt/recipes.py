@@ -32,6 +32,7 @@ from plisse.adapt.pieces import (
 from plisse.adapt.reparams import Dial, Line, Tabled
 from plisse.adapt.sparsity import TopK
 from plisse.adapt.statistics import filled_rows
+from plisse.adapt.subspace import settled
 from plisse.adapt.width import Sliced
 from plisse.core.reparam import Reparam
 from plisse.core.stored import Stored, Uniform, raw
@@ -178,10 +179,7 @@ def _kept(slicing: dict[int, Rule], frame: Frame, stage: int) -> dict[int, tuple
 
 def _table(reparam: Any) -> Stored:
     """Rows in 16 bits where those hold them exactly."""
-    if isinstance(reparam, Chosen):
-        values = torch.stack([each().detach() for each in reparam.each]).cpu().numpy()
-    else:
-        values = reparam.values.cpu().numpy()
+    values = settled(reparam).values.cpu().numpy()  # type: ignore[union-attr, operator]
     with np.errstate(over="ignore"):
         exact = np.array_equal(values.astype(np.float16).astype(np.float32), values)
     return raw(values, "float16" if exact else "float32")

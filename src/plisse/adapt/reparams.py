@@ -24,12 +24,20 @@ class Dial:
     def __init__(self, space: Space, ends: tuple[float, float] | None = None) -> None:
         self.space = space
         self.point: Point = space.largest
+        self._between: tuple[Space, Point, tuple[int, int, float]] | None = None
         self.ends = ends or (space.smallest.value, space.largest.value)
 
     @property
     def value(self) -> float:
         """Where the dial stands on its axis."""
         return self.point.value
+
+    @property
+    def between(self) -> tuple[int, int, float]:
+        """Between which listed points the dial stands, as `between` gives it."""
+        if self._between is None or self._between[0] is not self.space or self._between[1] is not self.point:
+            self._between = self.space, self.point, between(self.space.points, self.value)
+        return self._between[2]
 
     @property
     def alpha(self) -> float:
@@ -69,7 +77,7 @@ class Tabled(Reparam):
         self.dial = dial
 
     def forward(self) -> Tensor:
-        below, above, share = between(self.dial.space.points, self.dial.value)
+        below, above, share = self.dial.between
         return self.values[below] if share == 0 else torch.lerp(self.values[below], self.values[above], share)
 
     def stored(self) -> Stored:

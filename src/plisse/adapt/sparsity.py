@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plisse.adapt.elastic import Point, Range, Space
-from plisse.adapt.reparams import Dial, between, on_line
+from plisse.adapt.reparams import Dial, on_line
 from plisse.adapt.subspace import Subspace
 from plisse.core import modules
 from plisse.core.reparam import Plain, Reparam, Reparametrized, baked
@@ -49,7 +49,7 @@ class TopK(Reparam):
 
     def tabled(self) -> float:
         """The threshold at the dial's sparsity, from the table."""
-        below, above, share = between(self.dial.space.points, self.dial.point.settings["sparsity"])
+        below, above, share = self.dial.between
         low, high = float(self.thresholds[below]), float(self.thresholds[above])
         return low + (high - low) * share
 

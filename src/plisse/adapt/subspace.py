@@ -72,7 +72,7 @@ class Subspace(nn.Module):
             _put(network, name, value.detach())
         for layer, attributes in self.sizes(point).items():
             _set(network.get_submodule(layer), attributes)
-        return network.eval()
+        return network.eval() if self.training else network
 
     def elastic(self, *, keep: int = 16) -> Switching:
         """What serves this subspace: networks are made once per point, `keep` of them held. The weights are a
