@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.prune.mask import Masked
 from plisse.compress.quantize.activations import Activations, fitted_quantizer
 from plisse.compress.quantize.aware import Aware, LearnedScale
+from plisse.compress.quantize.aware.dorefa import DoReFa
 from plisse.compress.quantize.grids import PerChannel, PerGroup, PerTensor
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import MSE, MeanMagnitude, MinMax, Percentile
@@ -24,7 +26,7 @@ from plisse.core.config import from_data, to_data
 from plisse.core.fakequant import InputQuantizer
 from plisse.core.reparam import baked, effective_weight, plain, reparametrize, source, stored_state
 from plisse.core.stored import Raw
-from plisse.errors import InputError
+from plisse.errors import InputError, WeightsError
 from plisse.networks.open import open_model
 from plisse.train.evaluate import evaluate
 from plisse.train.loop import fit
@@ -320,3 +322,14 @@ def test_resnet20_at_four_bits_loses_at_most_three_points(data_root):
     scores = [evaluate(network, cifar).score for network in (model, baked(small))]
     assert scores[0] > 0.9
     assert scores[1] >= scores[0] - 0.03
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("grid", [None, DoReFa(3)], ids=["uniform", "DoReFa"])
+def test_weights_that_are_no_numbers_are_refused(grid: Any, wrong: float) -> None:
+    layer = nn.Linear(4, 3)
+    with torch.no_grad():
+        layer.weight[1, 2] = wrong
+    task = classification("none", torch.zeros(1, 4), *[BatchList(())] * 3)
+    with pytest.raises(WeightsError, match="NaN or infinity"):
+        Quantize(3, grid=grid)(layer, task)

@@ -42,7 +42,7 @@ class FakeQuantized(Reparam):
     source: what computes the weight that is rounded. form: bits 2 to 16, symmetric or affine.
     granularity: which values share a scale. range: how the scale is chosen, from the source as it is now.
     training_rounding: what rounds in training mode, where it should have another gradient or noise; the file
-    rounds to nearest.
+    rounds to nearest. Raises WeightsError for a source with NaN or infinity.
 
     >>> from plisse.core.reparam import Plain
     >>> from plisse.compress.quantize.grids import PerTensor
@@ -64,7 +64,7 @@ class FakeQuantized(Reparam):
         super().__init__()
         self.source, self.form, self.group = source, form, granularity.group
         with torch.no_grad():
-            values = source().detach().float()
+            values = grids.check_finite(source().detach().float())
             scale, zero = fitted_grid(values, form, granularity, range)
         self.scale = nn.Parameter(scale, requires_grad=learn_step)
         self.register_buffer("zero", zero)

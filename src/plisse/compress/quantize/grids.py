@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from plisse.core.fakequant import round_through
-from plisse.errors import InputError
+from plisse.errors import InputError, WeightsError
 
 SMALLEST = 1.2e-38  # a scale is never zero; the same floor as core.stored.to_bfloat16
 
@@ -34,6 +34,13 @@ class Granularity(Protocol):
     def join(self, parts: tuple[Tensor, ...], values: Tensor) -> Tensor:
         """One number per unit of each block, arranged as `Uniform.scale` wants it."""
         ...
+
+
+def check_finite(values: Tensor) -> Tensor:
+    """`values`, or WeightsError for NaN or infinity among them."""
+    if not bool(torch.isfinite(values).all()):
+        raise WeightsError("a NaN or infinity to quantize", expected="finite values")
+    return values
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plisse.compress.quantize.grids import Format, bfloat16_through, check_bits
+from plisse.compress.quantize.grids import Format, bfloat16_through, check_bits, check_finite
 from plisse.core.fakequant import round_through
 from plisse.core.reparam import Reparam
 from plisse.core.stored import Stored, Uniform
@@ -44,6 +44,8 @@ class DoReFaQuantized(Reparam):
     def __init__(self, source: Reparam, bits: int) -> None:
         super().__init__()
         self.source, self.n = source, 2**bits - 1
+        with torch.no_grad():
+            check_finite(source().detach())
         self.register_buffer("scale", bfloat16_through(torch.tensor([1 / self.n])))
 
     def forward(self) -> Tensor:

@@ -6,10 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from plisse.compress.quantize.fake import ScaleGradient
-from plisse.compress.quantize.grids import Format, Granularity, bfloat16_through, scale_and_zero, spread
+from plisse.compress.quantize.grids import (
+    Format,
+    Granularity,
+    bfloat16_through,
+    check_finite,
+    scale_and_zero,
+    spread,
+)
 from plisse.core.reparam import Reparam
 from plisse.core.stored import Levels, Stored, half_precision
-from plisse.errors import InputError, WeightsError
+from plisse.errors import InputError
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 COARSE, FINE, LEAST = 16, 6, 5
@@ -120,9 +127,7 @@ def finite_values(source: Reparam) -> Tensor:
         values = source().detach().float()
     if not values.numel():
         raise InputError("a weight without values", expected="at least one")
-    if not bool(torch.isfinite(values).all()):
-        raise WeightsError("a NaN or infinity to quantize", expected="finite values")
-    return values
+    return check_finite(values)
 
 
 def fitted_scale(values: Tensor, levels: Tensor, granularity: Granularity, search: bool) -> Tensor:
