@@ -40,6 +40,17 @@ COMPRESS: Examples = (
     ("a file again, smaller", "plisse compress a.plisse --budget bytes=0.05x -o b.plisse"),
     ("the steps of a recipe", "plisse compress hf:DIR --task sst2:DIR --recipe R.yaml -o out.plisse"),
 )
+VIDEO_ENCODE: Examples = (
+    ("a clip", "plisse video encode in.mp4 -o clip.plv"),
+    ("to a quality, searching longer", "plisse video encode in.mp4 -o clip.plv --psnr 34 --preset slow"),
+    ("as a coordinate network and its weight steps", "plisse video encode in.y4m -o clip.plv --scheme siren"),
+)
+VIDEO_DECODE: Examples = (
+    ("for players", "plisse video decode clip.plv -o out.mp4"),
+    ("a coordinate network, four times as large", "plisse video decode clip.plv -o out.mkv --size 704x576"),
+)
+VIDEO_INSPECT: Examples = (("frames and bytes", "plisse video inspect clip.plv"),)
+VIDEO_COMPARE: Examples = (("the first 8 frames", "plisse video compare in.mp4 --frames 8"),)
 DEMO: Examples = (("into ./plisse-demo", "plisse demo"), ("somewhere else", "plisse demo --out DIR"))
 INSPECT: Examples = (
     ("sizes and codings of the largest tensors", "plisse inspect small.plisse"),

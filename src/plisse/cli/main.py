@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from plisse import __version__
-from plisse.cli import examples, train
+from plisse.cli import examples, train, video
 from plisse.cli.compress import compress
 from plisse.cli.demo import demo
 from plisse.cli.failures import DEBUG
@@ -66,6 +66,7 @@ def plisse(
 for command, panel, shown in COMMANDS:
     app.command(rich_help_panel=panel, epilog=examples.shown(shown))(command)
 app.add_typer(train.app, name="train", rich_help_panel="Compress")
+app.add_typer(video.app, name="video", rich_help_panel="Signals")
 
 
 def run() -> None:

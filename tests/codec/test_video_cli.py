@@ -1,0 +1,73 @@
+"""plisse video: encode, decode, inspect, and errors in one line."""
+
+import json
+
+import pytest
+from clips import moving
+from typer.testing import CliRunner
+
+from plisse.cli.video import app
+from plisse.data.frames import Frame
+from plisse.data.quality import luma_psnr
+from plisse.data.video import open_video
+from plisse.data.video_out import write_video
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "in.y4m"
+    write_video(path, moving(4), 25)
+    return path
+
+
+def run(*words) -> str:
+    result = runner.invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_there_and_back(tmp_path, source):
+    clip, out = tmp_path / "c.plv", tmp_path / "out.y4m"
+    told = json.loads(run("encode", source, "-o", clip, "--preset", "fast", "--crf", "24", "--json"))
+    assert told["bytes"] == clip.stat().st_size
+    assert told["frames"] == 4
+    facts = json.loads(run("inspect", clip, "--json"))
+    assert facts["frames"] == 4
+    assert facts["key_frames"] == 1
+    assert "1 key frames" in run("inspect", clip)
+    run("decode", clip, "-o", out)
+    found: list[Frame] = list(open_video(out))
+    assert [luma_psnr(a, b) > 30 for a, b in zip(found, moving(4), strict=True)] == [True] * 4
+    run("decode", clip, "-o", tmp_path / "rest.mkv", "--start", "2")
+    assert len(list(open_video(tmp_path / "rest.mkv"))) == 2
+
+
+def test_going_on(tmp_path, source):
+    clip = tmp_path / "c.plv"
+    run("encode", source, "-o", clip, "--preset", "fast")
+    whole = clip.read_bytes()
+    clip.write_bytes(whole[: len(whole) // 2])
+    assert (
+        json.loads(run("encode", source, "-o", clip, "--preset", "fast", "--resume", "--json"))["frames"] == 4
+    )
+    assert clip.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("decode", "{in}", "-o", "{out}"), 6),
+        (("inspect", "missing.plv"), 2),
+        (("encode", "{in}", "-o", "{out}", "--crf", "30", "--bpp", "1"), 2),
+        (("encode", "{in}", "-o", "{out}", "--resume"), 2),
+        (("encode", "{in}", "-o", "{out}", "--bpp", "0.0001"), 5),
+        (("decode", "{in}", "-o", "{out}", "--size", "huge"), 2),
+    ],
+)
+def test_errors_have_codes(tmp_path, source, words, code):
+    names = {"{in}": source, "{out}": tmp_path / "out.mkv"}
+    result = runner.invoke(app, [str(names.get(word, word)) for word in words])
+    assert result.exit_code == code
+    assert "error: got" in result.stderr
