@@ -62,6 +62,7 @@ async function begin() {
     by("rows").append(line);
   }
   drawProfile(found.point, null);
+  by("timeline").parentNode.scrollLeft = 1e4;
 }
 
 function show(state) {
@@ -121,7 +122,7 @@ function decided(found) {
 
 function nice(top) {
   const power = 10 ** Math.floor(Math.log10(top || 1e-3));
-  return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= top) || 10 * power;
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((n) => n * power).find((n) => n >= top) || 10 * power;
 }
 
 function drawTimeline(state) {
@@ -130,7 +131,9 @@ function drawTimeline(state) {
   const parts = [], texts = (y, words) => parts.push(make("text", { x: left - 10, y: y + 4, class: "end tick" }, words));
   const frame = (top, bottom) => parts.push(make("rect", { x: left, y: top, width: right - left, height: bottom - top, class: "frame" }));
 
-  const top = nice(Math.max(1e-4, ...answers.map((a) => Math.max(a.seconds, (a.deadline || 0) * 1.15))));
+  const times = answers.map((a) => a.seconds).sort((a, b) => a - b);
+  const usual = times.length ? times[Math.floor(0.95 * (times.length - 1))] : 0;
+  const top = nice(Math.max(1e-4, 1.1 * usual, ...answers.map((a) => 1.3 * (a.deadline || 0))));
   const y = (s) => 190 - Math.min(1, s / top) * 180;
   frame(10, 190);
   for (const s of [0, top / 2, top]) { texts(y(s), s ? ms(s) : "0"); parts.push(make("line", { x1: left, x2: right, y1: y(s), y2: y(s), class: "grid" })); }
@@ -164,7 +167,7 @@ function drawTimeline(state) {
 function short(label) { return label.length > 12 ? label.slice(0, 11) + "…" : label; }
 
 function drawProfile(point, deadline) {
-  const left = 62, right = 462, top = 14, bottom = 272, parts = [];
+  const left = 62, right = 440, top = 14, bottom = 272, parts = [];
   const most = nice(Math.max(...points.map((row) => row.cost.latency)));
   const scores = points.map((row) => row.score), low = Math.min(...scores), high = Math.max(...scores);
   const pad = (high - low || 0.01) * 0.15;

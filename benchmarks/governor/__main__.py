@@ -1,0 +1,138 @@
+"""A governor under real load: `python -m benchmarks.governor [--small] [--file F.plisse]`.
+
+One image per request, each with a deadline, while other processes load all cores every few seconds. The same
+script is played with the governor, with the largest and with the smallest point, in turns. Which images are
+used for what:
+- scores of the profile, which the governor goes by: 1,000 images of `val`
+- training of the smallest network: `train`, with the original network as teacher
+- requests: the 1,017 lossless test images
+Deadline and rate follow from the time of the largest point on this machine, measured at the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.governor.networks import family, from_file
+from benchmarks.governor.stream import Row, Script, play, summary, swings
+from benchmarks.record import write
+from plisse.adapt.device import device_sensors
+from plisse.adapt.elastic import Elastic
+from plisse.adapt.governed import Governed
+from plisse.adapt.governor import Decision, Governor
+from plisse.adapt.policies import Deadline
+from plisse.adapt.profiling import profile
+from plisse.adapt.watch import Watch
+from plisse.core.batch import Batch
+from plisse.cost.profile import Profile
+from plisse.data.cifar10 import read_test, read_validation
+from plisse.data.folder import data_set
+from plisse.data.images import IMAGENET, ImageBatches
+from plisse.train.tasks import open_task
+
+KEPT = Path("out/governor")
+PHASE_SECONDS = 4.0
+PERIODS = {"small": 1, "full": 3}
+ROUNDS = {"small": 1, "full": 3}
+DEADLINE, INTERVAL = 2.5, 2.5
+POLICIES = ("governor", "largest", "smallest")
+DWELL = 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="one round, the small network hardly trained")
+    parser.add_argument("--file", type=Path, help="the points of an elastic file in place of three networks")
+    chosen = parser.parse_args()
+    size = "small" if chosen.small else "full"
+    torch.set_num_threads(1)
+    task = open_task("cifar10")
+    net = from_file(chosen.file) if chosen.file else family(task, KEPT, size)
+    scored = ImageBatches(read_validation(data_set("cifar10"), 1), 128, IMAGENET)
+    found = profile(net, None, task, batches=scored, batch=1, repeats=60)
+    write(f"governor{'_small' if chosen.small else ''}", played(net, found, size))
+
+
+def played(net: Elastic, found: Profile, size: str) -> dict[str, Any]:
+    """All rounds, and what they come to."""
+    rows = found.frontier(by="latency")
+    slowest = rows[-1].cost.latency or 0.0
+    script = Script(
+        INTERVAL * slowest,
+        DEADLINE * slowest,
+        PHASE_SECONDS,
+        PHASE_SECONDS,
+        2 * PHASE_SECONDS * PERIODS[size],
+    )
+    points = {"largest": rows[-1].point, "smallest": rows[0].point}
+    requests: dict[str, list[Row]] = {name: [] for name in POLICIES}
+    counts = {"switches": 0, "taken_back": 0}
+    images = _test_images()
+    for number in range(ROUNDS[size]):
+        for name in (*POLICIES[number % 3 :], *POLICIES[: number % 3]):
+            here = dataclasses.replace(script, seed=number)
+            answers, decisions, start = one(net, found, here, points.get(name), images)
+            requests[name] += answers
+            print(number, name, summary(answers, here), flush=True)
+            if name == "governor":
+                swung = swings(decisions, [row.point for row in rows], here, start)
+                counts = {key: counts[key] + swung[key] for key in counts}
+    return {
+        "script": dataclasses.asdict(script),
+        "load_processes": _processes(),
+        "profile": [dataclasses.asdict(row) for row in found.rows],
+        "governor": {"policy": str(Deadline()), "dwell": DWELL, **counts},
+        "results": {name: summary(rows, script) for name, rows in requests.items()},
+    }
+
+
+def one(
+    net: Elastic, found: Profile, script: Script, forced: str | None, batch: Batch
+) -> tuple[list[Row], Sequence[Decision], float]:
+    """The script once, with the governor or at one point: answers, decisions, and when it began."""
+    governor = Governor(found, (Deadline(),), dwell=DWELL)
+    if forced is not None:
+        governor.force(forced)
+    with Watch(device_sensors()) as watch:
+        run = Governed(net, governor, watch.latest)
+        start = time.monotonic() + 1.0
+        load = _load(script, start)
+        try:
+            answers = play(run, batch, script, start)
+        finally:
+            os.killpg(load.pid, signal.SIGTERM)
+            load.wait()
+    return answers, list(governor.decisions), start
+
+
+def _load(script: Script, start: float) -> subprocess.Popen[bytes]:
+    given = {"processes": _processes(), "idle": script.idle, "busy": script.loaded, "start": start}
+    given["seconds"] = script.seconds
+    options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "benchmarks.governor.load", *options]
+    return subprocess.Popen(command, start_new_session=True)
+
+
+def _processes() -> int:
+    """Two for every core: a program that wants the machine twice over."""
+    return 2 * (os.cpu_count() or 1)
+
+
+def _test_images() -> Batch:
+    images = read_test(data_set("cifar10"))
+    return ImageBatches(images, len(images), IMAGENET)[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The table of the governor under load, as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+NAMES = {"governor": "governor", "largest": "largest, fixed", "smallest": "smallest, fixed"}
+
+
+def section(data: Row) -> str:
+    """Misses, latency and accuracy with the governor beside the two fixed points."""
+    script, governor = data["script"], data["governor"]
+    head = ("", "late", "late, idle", "late, loaded", "p95 ms", "accuracy %", "right and in time %")
+    body = [
+        [
+            NAMES[name],
+            *(f"{100 * row[key]:.1f} %" for key in ("missed", "missed_idle", "missed_loaded")),
+            f"{row['p95_ms']:.1f}",
+            f"{100 * row['accuracy']:.2f}",
+            f"{100 * row['right_in_time']:.2f}",
+        ]
+        for name, row in data["results"].items()
+    ]
+    points = ", ".join(
+        f"{row['point']} ({1e3 * row['cost']['latency']:.1f} ms, {100 * row['score']:.1f} % on `val`)"
+        for row in data["profile"]
+    )
+    n = data["results"]["governor"]["requests"]
+    return f"""## A governor under real load (`python -m benchmarks.governor`)
+
+One image per request, {n:,} requests for each row, a deadline of {1e3 * script["deadline"]:.0f} ms;
+{data["load_processes"]} processes load all cores for {script["loaded"]:.0f} of every
+{script["idle"] + script["loaded"]:.0f} seconds. The same script for every row, in turns. Points: {points}.
+Accuracy is that of all answers, late ones too. The governor switched {governor["switches"]} times;
+{governor["taken_back"]} rises were taken back within the same phase.
+
+{_table(head, body)}"""
+
+
+def _table(head: tuple[str, ...], body: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)]) + "\n"
