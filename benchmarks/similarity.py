@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -158,7 +159,7 @@ def _accuracy(model: nn.Module, images: ImageSet) -> float | None:
         return float((model(batch.inputs).argmax(1) == batch.target).float().mean())
 
 
-def loaders(model: nn.Module, test: ImageSet) -> list[Row]:
+def loaders(model: nn.Module, test: ImageSet, done: Collection[str]) -> Iterator[Row]:
     """The same images in three orders: the value, whether a warning came, the mean of values of batches."""
     assert test.labels is not None
     orders = {
@@ -166,18 +167,15 @@ def loaders(model: nn.Module, test: ImageSet) -> list[Row]:
         "shuffled": np.random.default_rng(0).permutation(len(test)),
         "sorted by class": np.argsort(test.labels, kind="stable"),
     }
-    rows = []
     for name, order in orders.items():
+        if name in done:
+            continue
         batches = ImageBatches(test.take(order), BATCH)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             found = similarity(model, batches)
         each = [quietly(model, BatchList((batch,))).value for batch in batches]
-        rows.append(
-            {"order": name, **row(found), "warned": bool(said), "mean_of_batches": float(np.mean(each))}
-        )
-        print(rows[-1], flush=True)
-    return rows
+        yield {"order": name, **row(found), "warned": bool(said), "mean_of_batches": float(np.mean(each))}
 
 
 def drift(model: nn.Module, test: ImageSet, validation: ImageSet) -> Row:
@@ -213,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="256 images")
     parser.add_argument("--fresh", action="store_true", help="start anew")
+    parser.add_argument("--rows", type=int, default=1000, help="at most so many new rows")
     chosen = parser.parse_args()
     name = "similarity_small" if chosen.small else "similarity"
     folder = data_set("cifar10")
@@ -220,15 +219,19 @@ def main() -> None:
     if chosen.small:
         test = test.take(np.arange(256))
     model = open_model("resnet20", data_set("models", "cifar10_resnet20.safetensors")).eval()
-    found = {"network": "resnet20", "rows": [], **({} if chosen.fresh else earlier(name))}
-    for each in distances(model, test, train, {each["data"] for each in found["rows"]}):
-        found["rows"].append(each)
-        print(each, flush=True)
-        write(name, found)
-    if "loaders" not in found:
-        found["loaders"] = loaders(model, test)
-        write(name, found)
-    if "drift" not in found:
+    found = {"network": "resnet20", "rows": [], "loaders": [], **({} if chosen.fresh else earlier(name))}
+    left = chosen.rows
+    parts = (
+        ("rows", distances(model, test, train, {each["data"] for each in found["rows"]})),
+        ("loaders", loaders(model, test, {each["order"] for each in found["loaders"]})),
+    )
+    for part, rows in parts:
+        for each in itertools.islice(rows, left):
+            found[part].append(each)
+            left -= 1
+            print(each, flush=True)
+            write(name, found)
+    if "drift" not in found and left > 0:
         found["drift"] = drift(model, test, validation.sample(512))
         write(name, found)
 
