@@ -15,6 +15,7 @@ Rows are written as they come; a run goes on where an earlier one stopped, `--fr
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -70,11 +71,12 @@ def measure_storage(network: str, small: bool, keep: Keep) -> None:
 
 
 def _keep_storage(name: str, make: Callable[[], nn.Module], task: Task, keep: Keep) -> None:
-    found = {row["bits"] for row in keep({}).get("storage", []) if row["network"] == name}
-    if found.issuperset(storage.BITS):
+    rows = keep({}).get("storage", [])
+    found = {(row["form"], row["bits"]) for row in rows if row["network"] == name}
+    if found.issuperset(itertools.product(storage.grids(4), storage.BITS)):
         return
     for made in storage.compare_bytes(name, make(), task, found):
-        rows = sorted([*keep({}).get("storage", []), *made], key=lambda row: row["network"])
+        rows = sorted([*keep({}).get("storage", []), *made], key=storage.place)
         print(*made, sep="\n", flush=True)
         equal = storage.at_equal_divergence(rows)
         keep({"storage": rows, "equal_divergence": equal, "equal_score": storage.at_equal_score(rows)})

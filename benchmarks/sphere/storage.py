@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,14 +51,21 @@ def bases(model: nn.Module, task: Task) -> dict[str, nn.Module]:
     }
 
 
-def grids(bits: int, stretch: float = 1.0, norm: float = 2.0) -> dict[str, tuple[str, Step]]:
-    """Ways to the same number of bits, by name: the form and how its weights are rounded. stretch: of the
-    grids per fan-in. norm: of the range that is chosen."""
+@dataclass(frozen=True)
+class Settings:
+    """stretch: of the grids per fan-in. norm: of the range that is chosen."""
+
+    stretch: float = 1.0
+    norm: float = 2.0
+
+
+def grids(bits: int, chosen: Settings = Settings()) -> dict[str, tuple[str, Step]]:
+    """Ways to the same number of bits, by name: the form and how its weights are rounded."""
     tensor, channel = (Quantize(bits, granularity=kind) for kind in (PerTensor(), PerChannel()))
-    shared = Quantize(grid=SharedGrid(bits, stretch, elsewhere=PerChannel()))
+    shared = Quantize(grid=SharedGrid(bits, chosen.stretch, elsewhere=PerChannel()))
     return {
         REFERENCE: ("folded", channel),
-        CHOSEN: ("folded", Quantize(bits, range=MSE(norm))),
+        CHOSEN: ("folded", Quantize(bits, range=MSE(chosen.norm))),
         "folded, per tensor": ("folded", tensor),
         "equalized, per tensor": ("equalized", tensor),
         "canonical, per channel": ("canonical", channel),
@@ -68,18 +76,23 @@ def grids(bits: int, stretch: float = 1.0, norm: float = 2.0) -> dict[str, tuple
     }
 
 
-def settings(made: dict[str, nn.Module], model: nn.Module, task: Task, bits: int) -> tuple[float, float]:
-    """Stretch and norm with which the outputs on calibration inputs diverge least from those of `model`."""
+def settings(made: dict[str, nn.Module], model: nn.Module, task: Task, bits: int, ways: set[str]) -> Settings:
+    """Stretch and norm with which the outputs on calibration inputs diverge least from those of `model`, as
+    far as `ways` need them."""
     wanted = outputs_on(model, task.calibration)
 
     def divergence(way: tuple[str, Step]) -> float:
         rounded = way[1](made[way[0]], task)
         return _divergence(task, wanted, outputs_on(rounded, task.calibration))
 
-    return (
-        min(STRETCHES, key=lambda stretch: divergence(grids(bits, stretch=stretch)[SHARED])),
-        min(NORMS, key=lambda norm: divergence(grids(bits, norm=norm)[CHOSEN])),
-    )
+    found = Settings()
+    if any("one grid" in way for way in ways):
+        best = min(STRETCHES, key=lambda stretch: divergence(grids(bits, Settings(stretch))[SHARED]))
+        found = replace(found, stretch=best)
+    if CHOSEN in ways:
+        best = min(NORMS, key=lambda norm: divergence(grids(bits, Settings(norm=norm))[CHOSEN]))
+        found = replace(found, norm=best)
+    return found
 
 
 def trained_digits(task: Task, seed: int) -> nn.Module:
@@ -90,16 +103,19 @@ def trained_digits(task: Task, seed: int) -> nn.Module:
     return model
 
 
-def compare_bytes(name: str, model: nn.Module, task: Task, known: Collection[int] = ()) -> Iterator[Rows]:
-    """For every number of bits that is not `known` yet one row per form: bytes of the file, score and
+def compare_bytes(
+    name: str, model: nn.Module, task: Task, known: Collection[tuple[str, int]] = ()
+) -> Iterator[Rows]:
+    """For every number of bits one row per form that is not `known` yet: bytes of the file, score and
     divergence of what it decodes to. Small tensors are compacted alike."""
     wanted, made = outputs_on(model, task.holdout), bases(model, task)
     for bits in BITS:
-        if bits in known:
-            continue
-        stretch, norm = settings(made, model, task, bits)
+        ways = {way for way in grids(bits) if (way, bits) not in known}
+        chosen = settings(made, model, task, bits, ways)
         rows = []
-        for way, (form, quantize) in grids(bits, stretch, norm).items():
+        for way, (form, quantize) in grids(bits, chosen).items():
+            if way not in ways:
+                continue
             small = chain(quantize, CompactSmall())(made[form], task)
             data = modelfile.dumps(small, build(origin_of(plain(small))))
             found = outputs_on(modelfile.loads(data, build), task.holdout)
@@ -108,8 +124,8 @@ def compare_bytes(name: str, model: nn.Module, task: Task, known: Collection[int
                     "network": name,
                     "form": way,
                     "bits": bits,
-                    "stretch": stretch if "one grid" in way else None,
-                    "norm": norm if way == CHOSEN else None,
+                    "stretch": chosen.stretch if "one grid" in way else None,
+                    "norm": chosen.norm if way == CHOSEN else None,
                     "bytes": len(data),
                     "score_before": _score(task, wanted),
                     "score": _score(task, found),
@@ -117,7 +133,13 @@ def compare_bytes(name: str, model: nn.Module, task: Task, known: Collection[int
                     "parameters": sum(p.numel() for p in plain(small).parameters()),
                 }
             )
-        yield rows
+        if rows:
+            yield rows
+
+
+def place(row: dict[str, Any]) -> tuple[str, int, int]:
+    """Where a row stands among the others."""
+    return row["network"], row["bits"], list(grids(row["bits"])).index(row["form"])
 
 
 def _score(task: Task, outputs: list[Tensor]) -> float:
