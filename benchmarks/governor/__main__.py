@@ -24,13 +24,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.governor.networks import family, from_file
+from benchmarks.governor.networks import family
 from benchmarks.governor.stream import Row, Script, play, summary, swings
 from benchmarks.record import write
 from plisse.adapt.device import device_sensors
 from plisse.adapt.elastic import Elastic
 from plisse.adapt.governed import Governed
 from plisse.adapt.governor import Decision, Governor
+from plisse.adapt.opened import open_elastic
 from plisse.adapt.policies import Deadline
 from plisse.adapt.profiling import profile
 from plisse.adapt.watch import Watch
@@ -58,7 +59,7 @@ def main() -> None:
     size = "small" if chosen.small else "full"
     torch.set_num_threads(1)
     task = open_task("cifar10")
-    net = from_file(chosen.file) if chosen.file else family(task, KEPT, size)
+    net = open_elastic(chosen.file) if chosen.file else family(task, KEPT, size)
     scored = ImageBatches(read_validation(data_set("cifar10"), 1), 128, IMAGENET)
     found = profile(net, None, task, batches=scored, batch=1, repeats=60)
     write(f"governor{'_small' if chosen.small else ''}", played(net, found, size))

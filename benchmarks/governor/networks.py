@@ -1,4 +1,4 @@
-"""The operating points of the benchmark: networks for CIFAR-10 of growing size, or the points of a file."""
+"""The operating points of the benchmark: networks for CIFAR-10 of growing size."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from torch import nn
 
 from plisse.adapt.elastic import Elastic
 from plisse.adapt.family import by_width
-from plisse.adapt.file import loads
-from plisse.bitstream import modelfile
 from plisse.compress.finetune import FineTune, distilled
 from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.prune.patterns import Channels
 from plisse.compress.prune.prune import Prune
 from plisse.data.folder import data_set
-from plisse.networks.build import build
 from plisse.networks.open import load, open_model, save
 from plisse.train.task import Task
 
@@ -33,11 +30,6 @@ def family(task: Task, kept: Path, size: str) -> Elastic:
         save(_cut(middle, task, STEPS[size]), path)
     folded = [FoldBatchNorm()(network, task) for network in (load(path), middle, large)]
     return by_width(folded)
-
-
-def from_file(path: Path) -> Elastic:
-    """The points of one elastic file."""
-    return loads(modelfile.read(path), lambda origin: build(origin, ())).elastic()
 
 
 def _trained(name: str) -> nn.Module:

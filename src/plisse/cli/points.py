@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from plisse.cost.budget import Cost
     from plisse.cost.profile import Profile, ProfileRow
 
-KEPT = 16
 FILES = (
     "A .plisse file with several operating points, or several networks of one task, which are then points "
     "by their widths. Each is what MODEL is elsewhere."
@@ -91,7 +90,7 @@ def open_points(specs: Sequence[str], allow: list[str] | None, seed: int = 0) ->
     if len(set(specs)) < len(specs):
         raise InputError("a network named twice", expected="each FILE once")
     if len(specs) == 1 and has_points(specs[0]):
-        return _elastic(Path(specs[0]), tuple(allow or ()))
+        return _elastic(specs[0], tuple(allow or ()))
     if many := [spec for spec in specs if has_points(spec)]:
         raise InputError(
             f"{many[0]!r}, which has points of its own, among others", expected="that file alone"
@@ -103,25 +102,23 @@ def has_points(spec: str) -> bool:
     """Whether this is a file of many points."""
     if not is_file(spec):
         return False
-    from plisse.adapt.file import is_elastic
-    from plisse.bitstream import modelfile
+    from plisse.adapt.opened import is_elastic_file
 
-    return is_elastic(modelfile.read(spec))
+    return is_elastic_file(spec)
 
 
-def _elastic(path: Path, allow: tuple[str, ...]) -> Elastic:
-    """The points of a file; says so where the file ends early."""
-    from plisse.adapt.file import TruncatedFileWarning, loads
-    from plisse.bitstream import modelfile
-    from plisse.networks.build import build
+def _elastic(path: str, allow: tuple[str, ...]) -> Elastic:
+    """The points of a file, all of which stay in memory; says so where the file ends early."""
+    from plisse.adapt.file import TruncatedFileWarning
+    from plisse.adapt.opened import open_subspace
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", TruncatedFileWarning)
-        subspace = loads(modelfile.read(path), lambda origin: build(origin, allow))
+        subspace = open_subspace(path, allow)
     for one in said:
         if issubclass(one.category, TruncatedFileWarning):
             note(f"{path}: {one.message}")
-    return subspace.elastic(keep=max(KEPT, len(subspace.space.points)))
+    return subspace.elastic(keep=len(subspace.space.points))
 
 
 def profile_of(
