@@ -13,7 +13,14 @@ import numpy as np
 from torch import nn
 
 from plisse.compress.datafree.priors import Priors, Views
-from plisse.compress.datafree.schemes import SCHEMES, AllImages, BatchNormStatistics, Scheme
+from plisse.compress.datafree.schemes import (
+    SCHEMES,
+    AllImages,
+    BatchNormStatistics,
+    ClassLogits,
+    Combination,
+    Scheme,
+)
 from plisse.compress.datafree.stopping import Never
 from plisse.compress.datafree.synthesize import Effort, synthesize
 from plisse.compress.datafree.synthetic import Synthetic
@@ -43,6 +50,7 @@ SCHEME: dict[str, Scheme] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "BNS, all iterations": {"effort": Effort(stop=Never())},
     "BNS, shifted views": {"effort": Effort(stop=Never()), "priors": Priors(views=SHIFTED)},
+    "BNS, cross-entropy": {"scheme": Combination((BatchNormStatistics(), ClassLogits("ce", 0.05)))},
     "BNS, over all images": {"scheme": BatchNormStatistics(over=AllImages()), "effort": Effort(batch=64)},
 }
 """BNS with one thing different."""
