@@ -52,6 +52,7 @@ def test_compress_without_data_shows_what_it_used(weights: Path, tmp_path: Path)
     assert len(targets(open_model(out))) == 2  # folded, and still able to be compressed without data
 
 
+@pytest.mark.slow
 def test_a_folded_file_can_be_compressed_without_data_again(weights: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "a.plisse", tmp_path / "b.plisse"
     given = ("--data", "none", "--samples", 20)
@@ -71,8 +72,12 @@ def test_a_network_that_remembers_nothing_is_told_its_options(tmp_path: Path) ->
     for words in ("no batch-norm statistics", "--scheme inception", "--scheme gaussian", "--data D"):
         assert words in done.output
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_noise_needs_no_memory(tmp_path: Path) -> None:
     noise = ("--data", "none", "--scheme", "gaussian", "--samples", 20, "--bits", 8)
-    assert plisse("compress", "digits_cnn", "-o", out, *noise).exit_code == 0
+    assert plisse("compress", "digits_cnn", "-o", tmp_path / "a.plisse", *noise).exit_code == 0
 
 
 def test_an_unknown_shape_is_asked_for(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ Shape = Annotated[
     str | None,
     typer.Option(
         "--input-shape", metavar="CxHxW", show_default=False, rich_help_panel=options.NO_DATA,
-        help="With --data none: the shape of one input, such as 3x224x224. Known for built-in networks.",
+        help="With --data none: the shape of one input, such as 3x224x224. Known for digits_cnn and the "
+        "CIFAR networks.",
     ),
 ]  # fmt: skip
 Scheme = Annotated[
