@@ -11,12 +11,14 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from plisse.adapt.heads import head_groups
 from plisse.compress.prune.cutting import SIDES, ChannelGroup
 from plisse.compress.prune.groups import channel_graph
 from plisse.core import modules
@@ -99,10 +101,10 @@ def channel_plan(
     """
     if round_to < 1:
         raise InputError(f"round_to={round_to}", expected="at least 1")
-    graph = channel_graph(model, example, ignore)
+    groups, notes = _groups(model, example, ignore)
     blocks: list[int] = []
     entries: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for group in graph.groups:
+    for group in groups:
         owner = _blocks_of(group, blocks)
         for member in group.members:
             side = (member.layer, member.axis)
@@ -111,7 +113,22 @@ def channel_plan(
             for index, channel in zip(member.indices, member.channels, strict=True):
                 here[index] = owner[channel]
     rules = [_rule(model, layer, axis, owners) for (layer, axis), owners in entries.items()]
-    return ChannelPlan(tuple(blocks), tuple(rules), round_to), graph.notes
+    return ChannelPlan(tuple(blocks), tuple(rules), round_to), notes
+
+
+def _groups(
+    model: nn.Module, example: Inputs, ignore: Sequence[str]
+) -> tuple[list[ChannelGroup], tuple[str, ...]]:
+    """Channel groups and attention heads, and remarks on those that are left alone."""
+    heads, remarks = head_groups(model, example)
+    heads = [group for group in heads if not any(fnmatch(group.root, pattern) for pattern in ignore)]
+    try:
+        graph = channel_graph(model, example, ignore)
+    except GraphError as error:
+        if not heads:
+            raise
+        return heads, (error.came, *remarks)
+    return [*graph.groups, *heads], (*graph.notes, *remarks)
 
 
 def ordered(model: nn.Module, plan: ChannelPlan, scores: Sequence[Tensor]) -> nn.Module:

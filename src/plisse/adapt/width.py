@@ -17,6 +17,7 @@ from plisse.adapt.elastic import Point, Range, Space
 from plisse.adapt.norms import without_statistics
 from plisse.adapt.reparams import Dial, on_line
 from plisse.adapt.subspace import Subspace
+from plisse.compress.notes import with_notes
 from plisse.core import modules
 from plisse.core.batch import Inputs
 from plisse.core.reparam import Fixed, Plain, Reparam, Reparametrized, baked
@@ -68,8 +69,8 @@ def width_subspace(
     is shared (the form that LCS uses). order: bring channels into falling order of their importance first,
     which changes nothing at width 1. round_to: channels of a layer are a multiple of this. ignore: patterns
     of layers whose channels every width keeps; so are those that tracing cannot follow, such as a residual
-    stream whose shortcuts pad it. statistics: keep batch norms, whose statistics are measured per width;
-    else they become instance norms, which have none.
+    stream whose shortcuts pad it (`notes_of(subspace.wrapped.model)` says which). statistics: keep batch
+    norms, whose statistics are measured per width; else they become instance norms, which have none.
 
     Raises GraphError with the reason where nothing can be cut, InputError for widths out of range.
 
@@ -81,12 +82,12 @@ def width_subspace(
     """
     space = width_space(widths)
     network = modules.clone(baked(model))
-    plan, _ = channel_plan(network, example, ignore=ignore, round_to=round_to)
+    plan, notes = channel_plan(network, example, ignore=ignore, round_to=round_to)
     if order:
         network = by_importance(network, plan, example)
     if not statistics:
         network, plan = without_statistics(network), _with_instance_norms(network, plan)
-    return sliced(network, plan, space, line=line)
+    return sliced(with_notes(network, notes), plan, space, line=line)
 
 
 def sliced(network: nn.Module, plan: ChannelPlan, space: Space, *, line: bool = False) -> Subspace:
