@@ -41,10 +41,20 @@ def test_a_family_switches_extracts_and_refuses() -> None:
         alone = net.extract(Point("width", width))
         assert torch.equal(alone(x), net(x))
         assert alone.weight.data_ptr() != net.network.weight.data_ptr()  # type: ignore[union-attr]
-    for point in (Point("width", 0.3), Point("width", 2.0), Point("bits", 4)):
+    for point in (Point("width", 0.1), Point("width", 2.0), Point("bits", 4)):
         with pytest.raises(InputError):
             net.activate(point)
     assert str(net.point) == "width=1"
+
+
+def test_between_two_members_the_cheaper_runs() -> None:
+    net = constants()
+    for asked, runs in ((0.3, 0.25), (0.49, 0.25), (0.5, 0.5), (0.99, 0.5), (1.0, 1.0)):
+        net.activate(Point("width", asked))
+        assert float(net(torch.zeros(1, 4))[0, 0]) == runs
+    falling = family({Point("sparsity", value): constant(value) for value in (0.9, 0.5, 0.0)})
+    falling.activate(Point("sparsity", 0.4))
+    assert float(falling(torch.zeros(1, 4))[0, 0]) == 0.5
 
 
 def test_members_of_equal_width_and_of_several_axes_are_refused() -> None:
@@ -56,6 +66,8 @@ def test_members_of_equal_width_and_of_several_axes_are_refused() -> None:
         family({Point("width", 0.5): constant(1.0), Point("bits", 4): constant(2.0)})
     with pytest.raises(InputError, match="one axis"):
         family({})
+    with pytest.raises(InputError, match="in order"):
+        family({Point("width", width): constant(width) for width in (0.5, 1.0, 0.25)})
 
 
 def convnet(channels: int) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from plisse.adapt import file
 from plisse.adapt.bits import bits_subspace
 from plisse.adapt.elastic import Elastic, Point
+from plisse.adapt.family import family
 from plisse.adapt.sparsity import measure_thresholds, sparsity_subspace
 from plisse.adapt.statistics import measure_statistics
 from plisse.adapt.width import width_subspace
@@ -57,6 +58,12 @@ def from_a_file(make):
     return file.loads(file.dumps(make(), build(ORIGIN)), build).elastic()
 
 
+def several():
+    """Networks of their own, one per point."""
+    elastic = width().elastic()
+    return family({point: elastic.extract(point) for point in elastic.space.points})
+
+
 SUBSPACES = {
     "width": width,
     "width on a line": lambda: width(line=True),
@@ -68,6 +75,7 @@ SUBSPACES = {
 ELASTICS = {
     **{name: (lambda make=make: make().elastic()) for name, make in SUBSPACES.items()},
     **{f"{name}, from a file": (lambda make=make: from_a_file(make)) for name, make in SUBSPACES.items()},
+    "several networks": several,
 }
 
 

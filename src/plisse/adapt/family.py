@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from plisse.adapt.elastic import Point, Range, Space, Switching
+from plisse.adapt.elastic import NEAR, Point, Range, Space, Switching
 from plisse.core import modules
 from plisse.errors import InputError
 
@@ -16,27 +16,28 @@ DIGITS = 4
 def family(networks: Mapping[Point, nn.Module]) -> Switching:
     """The networks at their points, cheapest first, as one `Elastic`; all stay in memory.
 
-    Points are on one axis. A point between two members is not admissible, as nothing lies there.
-    Raises InputError for no network, or points on several axes.
+    Points are on one axis, in order of their values, rising or falling. At a point between two members the
+    cheaper of them runs.
+
+    Raises InputError for no network, for points on several axes or out of order.
 
     >>> nets = family({Point("width", 0.5): nn.Linear(4, 2), Point("width", 1.0): nn.Linear(4, 2)})
     >>> str(nets.point), [str(point) for point in nets.space.points]
     ('width=1', ['width=0.5', 'width=1'])
     """
-    axes = {axis for point in networks for axis in point.settings}
-    if len(axes) != 1:
-        came = f"{len(networks)} networks on {len(axes)} axes"
-        raise InputError(came, expected="at least one network, all on one axis")
     points = tuple(networks)
+    axes = {axis for point in points for axis in point.settings}
     values = [point.value for point in points]
+    rising = values == sorted(values)
+    if len(axes) != 1 or not (rising or values == sorted(values, reverse=True)):
+        came = f"{len(networks)} networks on {len(axes)} axes, at {', '.join(map(str, points))}"
+        raise InputError(came, expected="at least one network, all on one axis, in order")
     space = Space((Range(axes.pop(), min(values), max(values)),), points)
-    held = {point: modules.clone(network).eval() for point, network in networks.items()}
+    held = [modules.clone(network).eval() for network in networks.values()]
 
     def member(point: Point) -> nn.Module:
-        if point not in held:
-            known = ", ".join(map(str, held))
-            raise InputError(f"point {str(point)!r}", expected=f"one of {known}", hint=str(space.largest))
-        return held[point]
+        cheaper = [value <= point.value + NEAR if rising else value >= point.value - NEAR for value in values]
+        return held[max(0, sum(cheaper) - 1)]
 
     return Switching(space, member, keep=len(held))
 
