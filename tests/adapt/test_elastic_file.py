@@ -12,6 +12,7 @@ from plisse.adapt import file
 from plisse.adapt.bits import bits_subspace
 from plisse.adapt.elastic import Point
 from plisse.adapt.layout import decode_layout, encode_layout, layout_of
+from plisse.adapt.rounded import round_weights
 from plisse.adapt.sparsity import measure_thresholds, sparsity_subspace
 from plisse.adapt.statistics import measure_statistics
 from plisse.adapt.subspace import Subspace
@@ -98,18 +99,19 @@ class TestEveryKind:
 
     def test_any_flipped_bit_is_noticed_or_cuts_the_file(self, name):
         data, draw = written(name)[: file.points_of(written(name), build)[-1].usable_from], random.Random(1)
-        for _ in range(30):
+        for _ in range(12):
             place = draw.randrange(len(data))
             damaged = bytearray(data)
             damaged[place] ^= 1 << draw.randrange(8)
             with pytest.raises((FormatError, file.TruncatedFileWarning)):
                 loaded_quietly(bytes(damaged))
 
+    @pytest.mark.slow
     def test_damage_behind_a_valid_checksum_is_refused_or_harmless(self, name):
         """Random bytes in payloads: FormatError, or a network with finite values; never another exception."""
         sections, draw = unpack(written(name)), random.Random(2)
         chosen = [i for i, section in enumerate(sections) if section.kind in (ELASTIC, STAGE)]
-        for _ in range(15):
+        for _ in range(40):
             number = draw.choice(chosen)
             payload = bytearray(sections[number].payload)
             for _ in range(draw.choice((1, 3))):
@@ -193,3 +195,30 @@ def test_the_layout_itself_comes_back():
     layout = changed("width", lambda data: None)
     assert layout.plan == layout_of(subspace("width")).plan
     assert dict(layout.tensors) == dict(layout_of(subspace("width")).tensors)
+
+
+@pytest.mark.parametrize("name", ["width", "width on a line", "sparsity", "sparsity on a line"])
+def test_weights_on_a_grid_take_a_third_of_the_bytes_and_come_back(name):
+    rounded = MAKERS[name](build(ORIGIN)).eval()
+    assert round_weights(rounded, 8) == {"width": 4, "width on a line": 4, "sparsity": 4}.get(name, 6)
+    measure_thresholds(rounded)
+    measure_statistics(rounded, BATCHES)
+    data = file.dumps(rounded, build(ORIGIN))
+    assert len(data) < 0.34 * len(written(name))
+    before, after = rounded.elastic(), file.loads(data, build).elastic()
+    for point in before.space.points:
+        assert torch.equal(before.extract(point)(INPUTS), after.extract(point)(INPUTS))
+        exact = subspace(name).elastic().extract(point)
+        for (key, value), other in zip(
+            before.extract(point).named_parameters(), exact.parameters(), strict=True
+        ):
+            if value.dim() > 1 and name.startswith("width"):
+                assert float((value - other).abs().max()) <= float(other.abs().max()) / 126, key
+        assert bool(before.extract(point)(INPUTS).isfinite().all())
+
+
+def test_only_whole_weights_are_rounded():
+    with pytest.raises(InputError, match="on a grid"):
+        round_weights(MAKERS["bits"](build(ORIGIN)))
+    with pytest.raises(InputError, match="2 bits"):
+        round_weights(MAKERS["width"](build(ORIGIN)), 2)

@@ -19,7 +19,18 @@ def plisse(*arguments: object) -> Result:
 def test_one_file_is_trained_inspected_cut_and_inspected_again(tmp_path: Path) -> None:
     out, cut = tmp_path / "nets.plisse", tmp_path / "cut.plisse"
     done = plisse(
-        "train", "subspace", "digits_cnn", "-o", out, "--points", "0.25,0.5,1", "--steps", 2, "--json"
+        "train",
+        "subspace",
+        "digits_cnn",
+        "-o",
+        out,
+        "--points",
+        "0.25,0.5,1",
+        "--steps",
+        2,
+        "--store",
+        8,
+        "--json",
     )
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["points"]
@@ -27,6 +38,7 @@ def test_one_file_is_trained_inspected_cut_and_inspected_again(tmp_path: Path) -
     assert all(0 <= row["score"] <= 1 for row in rows)
     assert is_elastic_file(out)
     assert [str(point) for point in open_elastic(out).space.points] == [row["point"] for row in rows]
+    assert rows[-1]["usable_from"] < 70_000  # 53,098 weights
     shown = plisse("inspect", out)
     assert shown.exit_code == 0
     assert "3 operating points" in shown.stdout
@@ -58,6 +70,7 @@ def test_help_teaches_by_examples() -> None:
         ("--axis", "bits", "--points", "3,4.5"),
         ("--axis", "bits", "--points", "3,5"),
         ("--axis", "sparsity", "--points", "1.0"),
+        ("--axis", "bits", "--store", "8"),
     ],
     ids=str,
 )

@@ -77,7 +77,7 @@ def filled_rows(values: Sequence[Tensor], kept: Sequence[tuple[int, ...]], size:
     point does not have is as in the next dearer one."""
     full: list[Tensor] = []
     for row, at in zip(reversed(values), reversed(kept), strict=True):
-        whole = full[-1].clone() if full else torch.zeros(size)
-        whole[torch.tensor(at)] = row.cpu()
+        whole = full[-1].clone() if full else torch.zeros(size, device=row.device)
+        whole[torch.tensor(at, device=row.device)] = row
         full.append(whole)
     return full[::-1]

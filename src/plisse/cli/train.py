@@ -63,6 +63,13 @@ OnLine = Annotated[
         help="A line between two sets of weights; for sparsity and bits that takes twice the bytes.",
     ),
 ]  # fmt: skip
+Store = Annotated[
+    int | None,
+    typer.Option(
+        "--store", metavar="B", min=4, max=16, show_default=False, rich_help_panel=options.FAR,
+        help="Bits of a weight in the file, for width and sparsity: 8 takes a quarter of the bytes.",
+    ),
+]  # fmt: skip
 Steps = Annotated[
     int, typer.Option("--steps", metavar="N", min=1, help="Batches to train on.", rich_help_panel=TRAINING)
 ]
@@ -92,6 +99,7 @@ def subspace(
     axis: OnAxis = Axis.width,
     points: Points = None,
     line: OnLine = False,
+    store: Store = None,
     steps: Steps = 1000,
     lr: Rate = 0.05,
     distill: Distill = 0.0,
@@ -109,9 +117,12 @@ def subspace(
     data.
     """
     listed = None if points is None else numbers(points)
+    if store is not None and axis == Axis.bits:
+        raise InputError(f"--store {store} with --axis bits", expected="one of them: planes have their bits")
     check_outputs(out=out)
     with working("loading") as say:
-        from plisse.adapt.train import train_subspace
+        from plisse.adapt.rounded import round_weights
+        from plisse.adapt.train import finish, train_subspace
         from plisse.train.optimizers import SGD
 
         network = open_network(model, weights, allow, seed)
@@ -120,6 +131,9 @@ def subspace(
         say(f"training {len(made.space.points)} points on {task}")
         optimizer = SGD(lr=lr, weight_decay=5e-4)
         train_subspace(made, opened, steps=steps, distill=distill, optimizer=optimizer, seed=seed)
+        if store is not None:
+            round_weights(made, store)
+            finish(made, opened)
         say("scoring")
         rows = _written(
             made, opened, out, {"task": kind(task), "axis": str(axis), "steps": steps, "seed": seed}
