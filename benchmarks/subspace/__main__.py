@@ -1,0 +1,179 @@
+"""One file, every size: ResNet-20 on CIFAR-10 over widths, sparsities and bits: `python -m
+benchmarks.subspace`.
+
+Every spectrum starts from the pretrained network and is trained for
+the same number of steps on the 40,000 `train` images, as are the networks of a single point that it is set
+beside. Scores: the 1,017 lossless test images, and beside them 5,000 `val` images; nothing is chosen on
+either, but 512 of the `val` images, without labels, give the first ranges of activations. "recalibrated"
+measures batch-norm statistics on training images when a point is switched to, which a device without data
+cannot; "stored" reads them from the table in the file.
+
+Rows are written as they come; a run goes on where an earlier one stopped, `--fresh` starts anew, `--only
+TEXT` takes the methods whose axis and name contain TEXT, `--small` is a minute with few steps and images.
+`--part switch|latency` measures times instead; on a machine with other work their ratios count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from benchmarks.record import RESULTS, write
+from benchmarks.subspace.machine import file_bytes, switch_times, width_latency
+from benchmarks.subspace.methods import ALONE, SMALL, SOME_WIDTHS, Method, methods
+from plisse.adapt.elastic import Point
+from plisse.adapt.sparsity import measure_thresholds
+from plisse.adapt.statistics import measure_statistics, statistic_names
+from plisse.adapt.subspace import Subspace
+from plisse.adapt.train import train_subspace
+from plisse.adapt.width import width_space
+from plisse.core import modules
+from plisse.core.batch import Batches, BatchList
+from plisse.data.cifar10 import read_validation
+from plisse.data.folder import data_set
+from plisse.data.images import ImageBatches
+from plisse.networks.open import open_model
+from plisse.train.evaluate import evaluate
+from plisse.train.optimizers import SGD
+from plisse.train.statistics import reestimate_statistics
+from plisse.train.task import Task
+from plisse.train.tasks import open_task
+
+STEPS, SMALL_STEPS, STATISTICS = 800, 4, 20
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """task, and the other images that are scored. statistics: batches for those of batch norms."""
+
+    task: Task
+    validation: Batches
+    steps: int
+    lr: float
+    accelerator: str
+    statistics: int = STATISTICS
+    checkpoints: Path | None = None
+
+
+def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
+    """Train, write, and score every point, once for each way to come by statistics."""
+    net = open_model("resnet20", weights=data_set("models", "cifar10_resnet20.safetensors"))
+    subspace = method.make(net, setting.task)
+    start = time.perf_counter()
+    if method.trains:
+        train_subspace(
+            subspace,
+            setting.task,
+            steps=setting.steps,
+            schedule=method.schedule,
+            distill=method.distill,
+            statistics=setting.statistics,
+            optimizer=SGD(lr=setting.lr, weight_decay=5e-4),
+            accelerator=setting.accelerator,
+        )
+    else:
+        measure_thresholds(subspace.eval())
+    subspace.cpu()
+    seconds = round(time.perf_counter() - start, 1)
+    facts = {"axis": method.axis, "method": method.name, "steps": setting.steps if method.trains else 0}
+    files = (
+        file_bytes(subspace, ALONE[method.axis]) if len(subspace.space.points) > 1 and method.trains else None
+    )
+    for way in method.scored:
+        points = [point_row(setting, network, point) for point, network in found(setting, subspace, way)]
+        yield {**facts, "statistics": way, "seconds": seconds, "points": points, "files": files}
+
+
+def found(setting: Setting, subspace: Subspace, way: str) -> Iterator[tuple[Point, nn.Module]]:
+    """The network of every listed point, with statistics by one of the ways of `Method`."""
+    points = subspace.space.points
+    if way == "between":
+        subspace.dial.space = width_space(SOME_WIDTHS)
+        measure_statistics(subspace, setting.task.train, setting.statistics)
+    shared = subspace.materialised(subspace.space.largest)
+    for point in points:
+        network = modules.clone(subspace.materialised(point))
+        if way == "recalibrated":
+            reestimate_statistics(network, setting.task.train, setting.statistics)
+        elif way == "shared":
+            for name in statistic_names(network):
+                own = modules.tensor(network, name)
+                own.copy_(modules.tensor(shared, name)[: len(own)])
+        yield point, network
+
+
+def point_row(setting: Setting, network: nn.Module, point: Point) -> Row:
+    after = evaluate(network, setting.task)
+    val = evaluate(network, setting.task, setting.validation).score
+    return {"point": point.value, "score": after.score, "interval": [after.low, after.high], "val": val}
+
+
+def key(row: Row) -> tuple[str, str, int]:
+    return row["axis"], row["method"], row["steps"]
+
+
+def known(name: str, fresh: bool) -> dict[str, Any]:
+    """An earlier run."""
+    path = RESULTS / f"{name}.json"
+    return {} if fresh or not path.exists() else json.loads(path.read_text(encoding="utf-8"))
+
+
+def run(chosen: argparse.Namespace, setting: Setting, name: str) -> None:
+    data = known(name, chosen.fresh)
+    rows: list[Row] = data.get("rows", [])
+    for method in SMALL if chosen.small else methods():
+        done = (method.axis, method.name, setting.steps if method.trains else 0)
+        wanted = chosen.only is None or chosen.only.lower() in f"{method.axis} {method.name}".lower()
+        if not wanted or any(key(row) == done for row in rows):
+            continue
+        for row in spectrum(setting, method):
+            rows.append(row)
+            shown = " ".join(f"{p['point']:g}:{100 * p['val']:.1f}" for p in row["points"])
+            print(row["axis"], "|", row["method"], "|", row["statistics"], "|", shown, flush=True)
+        data["rows"] = rows
+        write(name, {k: v for k, v in data.items() if k != "machine"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="a few steps and images")
+    parser.add_argument("--steps", type=int, help=f"batches of 128 images each ({STEPS})")
+    parser.add_argument("--lr", type=float, default=0.05, help="peak learning rate")
+    parser.add_argument("--accelerator", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument("--only", metavar="TEXT", help="methods whose axis and name contain TEXT")
+    parser.add_argument("--part", choices=("spectra", "switch", "latency"), default="spectra")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
+    chosen = parser.parse_args()
+    name = "subspace_small" if chosen.small else "subspace"
+    if chosen.part != "spectra":
+        measured = switch_times if chosen.part == "switch" else width_latency
+        names = ("resnet20",) if chosen.small else ("resnet20", "resnet18")
+        rows = [row for network in names for row in measured(network, 3 if chosen.small else 15)]
+        print(json.dumps(rows, indent=1))
+        data = {**known(name, False), chosen.part: rows}
+        write(name, {k: v for k, v in data.items() if k != "machine"})
+        return
+    steps = chosen.steps or (SMALL_STEPS if chosen.small else STEPS)
+    images = read_validation(data_set("cifar10"), 5)
+    validation = ImageBatches(images.sample(200) if chosen.small else images, 250)
+    task = open_task("cifar10")
+    if chosen.small:
+        task = dataclasses.replace(task, holdout=BatchList((task.holdout[0],)))
+    run(
+        chosen,
+        Setting(task, validation, steps, chosen.lr, chosen.accelerator, 2 if chosen.small else STATISTICS),
+        name,
+    )
+
+
+if __name__ == "__main__":
+    main()
