@@ -1,0 +1,113 @@
+"""The section of docs/results.md on one file with every size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.subspace.methods import ALONE
+
+Data = dict[str, Any]
+Row = dict[str, Any]
+
+HEAD = """## One file, every size (`python -m benchmarks.subspace`)
+
+ResNet-20 on CIFAR-10 from the pretrained network, all spectra and all networks of a single point trained for
+the same number of steps. Accuracy in % on 5,000 `val` images (none of which was trained on), in parentheses
+on the 1,017 lossless test images. Residual streams keep their channels, since their shortcuts pad them.
+Statistics of batch norms: *stored* per point and read without data; *recalibrated* on training images at
+each switch; *between*: stored for four widths only, interpolated for the others; *shared* with the largest
+point. "Alone": each network trained for its one point.
+
+"""
+
+
+def section(data: Data) -> str:
+    """All tables that `data` (benchmarks/results/subspace.json) has rows for."""
+    parts = [
+        spectra(data, axis) for axis in ALONE if any(row["axis"] == axis for row in data.get("rows", ()))
+    ]
+    parts += [files(data)] if any(row["files"] for row in data.get("rows", ())) else []
+    parts += [switches(data)] if data.get("switch") else []
+    parts += [latency(data)] if data.get("latency") else []
+    return HEAD + "\n".join(parts)
+
+
+def spectra(data: Data, axis: str) -> str:
+    """One column per point; what was trained alone is one row."""
+    rows = [row for row in data["rows"] if row["axis"] == axis]
+    points = sorted({point["point"] for row in rows if len(row["points"]) > 1 for point in row["points"]})
+    points = points or sorted({point["point"] for row in rows for point in row["points"]})
+    lines = [
+        (row["method"], row["statistics"], str(row["steps"]), *_scores(row["points"], points))
+        for row in rows
+        if len(row["points"]) > 1 or not row["method"].startswith("alone")
+    ]
+    alone = [point for row in rows if row["method"].startswith("alone") for point in row["points"]]
+    if alone:
+        steps = next(row["steps"] for row in rows if row["method"].startswith("alone"))
+        lines.append(("alone", "stored", str(steps), *_scores(alone, points)))
+    return _table((axis, "statistics", "steps", *(f"{point:g}" for point in points)), lines)
+
+
+def files(data: Data) -> str:
+    """Bytes of spectra and of separate files."""
+    lines = []
+    for row in data["rows"]:
+        found = row["files"]
+        if found and row["statistics"] == "stored":
+            members = ", ".join(f"{value}: {size:,}" for value, size in found["members"].items())
+            lines.append(
+                (
+                    row["axis"],
+                    row["method"],
+                    f"{found['spectrum']:,}",
+                    f"{found['share_of_largest']:.3f}",
+                    members,
+                )
+            )
+    text = "Bytes of the file of a spectrum, as a share of its largest member's, and of separate files:\n\n"
+    return text + _table(("axis", "method", "bytes", "share", "members"), lines)
+
+
+def switches(data: Data) -> str:
+    """Milliseconds per switch."""
+    ways = list(dict.fromkeys(way for row in data["switch"] for way in row["seconds"]))
+    lines = [
+        (row["network"], row["to"], *(_milliseconds(row["seconds"].get(way)) for way in ways))
+        for row in data["switch"]
+    ]
+    text = "Milliseconds per switch, medians, measured in turns; a network that is *made* is then held:\n\n"
+    return text + _table(("network", "to", *ways), lines)
+
+
+def latency(data: Data) -> str:
+    """Times of widths."""
+    lines = [
+        (
+            row["network"],
+            f"{row['width']:g}",
+            f"{row['macs'] / 32e6:.1f}",
+            f"{1e3 * row['seconds']:.1f} ± {1e3 * row['spread']:.1f}",
+            f"{row['speedup']:.2f}",
+        )
+        for row in data["latency"]
+    ]
+    text = "Latency of a batch of 32 at each width, baked, channels last, one thread:\n\n"
+    return text + _table(("network", "width", "million MACs per image", "ms", "times faster"), lines)
+
+
+def _scores(found: list[Row], points: list[float]) -> tuple[str, ...]:
+    by_point = {point["point"]: point for point in found}
+    return tuple(
+        f"{100 * by_point[p]['val']:.1f} ({100 * by_point[p]['score']:.1f})" if p in by_point else "–"
+        for p in points
+    )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{1e3 * seconds:.3g}"
+
+
+def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    rows = [head, tuple("---" for _ in head), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
