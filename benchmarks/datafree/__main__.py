@@ -48,10 +48,12 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
         return
     for setting in ("W2", "W3", "W4A4"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
-    yield from ((SETTINGS["W2"], Source(name)) for name in (*SOURCES, "BNS, all iterations"))
+    yield SETTINGS["W4A4 trained"], Source("real")
+    yield from ((SETTINGS["W3A3"], Source(name)) for name in ("BNS", "real"))
+    yield SETTINGS["W4A4 trained"], Source("BNS")
     for setting in ("W4A8 ranges", "W4A4 ranges", "W3A3"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
-    yield from ((SETTINGS["W4A4 trained"], Source(name)) for name in ("real", "BNS"))
+    yield from ((SETTINGS["W2"], Source(name)) for name in (*SOURCES, "BNS, all iterations"))
     for setting in ("low rank 50 %", "channels 30 %"):
         yield from ((SETTINGS[setting], Source(name)) for name in ("real", "BNS"))
     for setting in ("W2", "W4A4"):

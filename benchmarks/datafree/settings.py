@@ -25,7 +25,7 @@ from plisse.data.mixing import CutOut, MixUp, transformed
 from plisse.train.optimizers import SGD
 
 RECONSTRUCTION = 100  # steps per block
-TRAINING = 200  # batches of 128
+TRAINING = 120  # batches of 128
 TUNING = 60
 RATE = 0.01
 HINTS = 0.01
