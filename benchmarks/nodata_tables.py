@@ -48,8 +48,10 @@ batch depends on the order.
 
 {table(("order", "similarity", "mean of batches", "warned"), orders)}
 
-A drift monitor with limits learned on 512 validation images: {drift["false_alarms"]} alarms in
-{drift["clean"]} batches of 64 test images. After a change, batches until the alarm, and why:
+A drift monitor on batches of 64 test images, with limits from other test images:
+{drift["unseen"]["false_alarms"]} alarms in {drift["clean"]} batches. With limits from images that the network
+was trained on, of which it is too sure: {drift["trained_on"]["false_alarms"]}. After a change, batches until
+the alarm, and why:
 
 {table(("change", "batches", "reasons"), alarms)}"""
 

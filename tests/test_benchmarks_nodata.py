@@ -22,7 +22,7 @@ def test_distances_orders_and_alarms_are_told() -> None:
         {"change": "blur", "batches": 1, "reasons": ["distance"]},
         {"change": "grey", "batches": None, "reasons": []},
     ]
-    drift = {"false_alarms": 0, "clean": 30, "rows": alarms}
+    drift = {"unseen": {"false_alarms": 0}, "trained_on": {"false_alarms": 9}, "clean": 30, "rows": alarms}
     rows = [distance("test images"), distance("noise", accuracy=None)]
     text = nodata_tables.similarity({"rows": rows, "loaders": [order], "drift": drift})
     for line in (

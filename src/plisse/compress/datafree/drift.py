@@ -126,7 +126,8 @@ def learned_limits(
     samples: int = 2048,
     seed: int = 0,
 ) -> Limits:
-    """Limits from reference data that are as they should be: mean over batches, plus (for the confidence
+    """Limits from reference data that are as they should be, but that the network was not trained on, for of
+    those it is surer than of any other: mean over batches, plus (for the confidence
     minus) `deviations` standard deviations of the weighted average, s sqrt(weight / (2 - weight)).
 
     size: samples per batch, that of the first reference batch unless given; small batches scatter more and
