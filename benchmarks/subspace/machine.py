@@ -11,16 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from plisse.adapt.bits import BITS, Planes, bits_subspace
+from plisse.adapt.bits import BITS, bits_subspace
 from plisse.adapt.elastic import Point, Switching
 from plisse.adapt.opened import save_subspace
 from plisse.adapt.sparsity import inner_weights, measure_thresholds, sparsity_subspace
-from plisse.adapt.subspace import Subspace, settled
+from plisse.adapt.subspace import Subspace
 from plisse.adapt.width import width_subspace
 from plisse.core import modules
 from plisse.core.batch import Batch, BatchList
 from plisse.core.origin import Origin
-from plisse.core.reparam import Reparametrized
 from plisse.cost.macs import count_macs
 from plisse.cost.measure import Runnable, interleaved
 from plisse.networks.build import build
@@ -144,15 +143,6 @@ def file_bytes(subspace: Subspace, alone: Sequence[float]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         spectrum = save_subspace(subspace, Path(folder) / "a.plisse")
     values = sorted({*map(float, alone), subspace.space.largest.value})
-    members = {f"{value:g}": len(file_bytes_of(member(subspace, Point(axis, value)))) for value in values}
+    members = {f"{value:g}": len(file_bytes_of(subspace.stored_at(Point(axis, value)))) for value in values}
     largest = members[f"{subspace.space.largest.value:g}"]
     return {"axis": axis, "spectrum": spectrum, "members": members, "share_of_largest": spectrum / largest}
-
-
-def member(subspace: Subspace, point: Point) -> nn.Module:
-    """The network at a point with its weights on the grid of as many bits, as a file wants them."""
-    network = subspace.materialised(point)
-    planes = {
-        name: settled(each) for name, each in subspace.wrapped.reparams.items() if isinstance(each, Planes)
-    }
-    return Reparametrized(modules.clone(network), planes) if planes else network

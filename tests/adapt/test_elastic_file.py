@@ -12,6 +12,7 @@ from plisse.adapt import file
 from plisse.adapt.bits import bits_subspace
 from plisse.adapt.elastic import Point
 from plisse.adapt.layout import decode_layout, encode_layout, layout_of
+from plisse.adapt.opened import save_point
 from plisse.adapt.rounded import round_weights
 from plisse.adapt.sparsity import measure_thresholds, sparsity_subspace
 from plisse.adapt.statistics import measure_statistics
@@ -25,6 +26,7 @@ from plisse.core.batch import Batch, BatchList
 from plisse.core.origin import Origin
 from plisse.errors import FormatError, InputError
 from plisse.networks.build import build
+from plisse.networks.open import load, save
 
 ORIGIN = Origin("builtin", "digits_cnn")
 INPUTS = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -222,3 +224,18 @@ def test_only_whole_weights_are_rounded():
         round_weights(MAKERS["bits"](build(ORIGIN)))
     with pytest.raises(InputError, match="2 bits"):
         round_weights(MAKERS["width"](build(ORIGIN)), 2)
+
+
+@pytest.mark.parametrize("name", ["width", "sparsity", "bits"])
+def test_one_point_is_a_plain_file_with_its_weights_on_their_grid(name, tmp_path):
+    made = MAKERS[name](build(ORIGIN)).eval()
+    if name != "bits":
+        round_weights(made, 8)
+    measure_thresholds(made)
+    measure_statistics(made, BATCHES)
+    point = made.space.points[1]
+    save_point(made, point, tmp_path / "point.plisse")
+    save(made.elastic().extract(point), tmp_path / "plain.plisse")
+    assert torch.equal(load(tmp_path / "point.plisse")(INPUTS), made.elastic().extract(point)(INPUTS))
+    sizes = [(tmp_path / f"{kind}.plisse").stat().st_size for kind in ("point", "plain")]
+    assert sizes[0] < 0.5 * sizes[1]

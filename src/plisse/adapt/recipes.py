@@ -29,7 +29,7 @@ from plisse.adapt.pieces import (
     rows,
     whole,
 )
-from plisse.adapt.reparams import Dial, Line, Tabled
+from plisse.adapt.reparams import Dial, Held, Line, Tabled
 from plisse.adapt.sparsity import TopK
 from plisse.adapt.statistics import filled_rows
 from plisse.adapt.subspace import settled
@@ -52,23 +52,6 @@ class Frame:
     points: tuple[Point, ...]
     plan: ChannelPlan | None = None
     top: int = 8
-
-
-class Held(Reparam):
-    """A tensor as a file holds it; not trained."""
-
-    value: Tensor
-
-    def __init__(self, stored: Stored) -> None:
-        super().__init__()
-        self._stored = stored
-        self.register_buffer("value", torch.from_numpy(stored.values().copy()))
-
-    def forward(self) -> Tensor:
-        return self.value
-
-    def stored(self) -> Stored:
-        return self._stored
 
 
 def recipe_of(reparam: Reparam) -> Recipe:

@@ -84,6 +84,23 @@ class Tabled(Reparam):
         return raw(self.forward().cpu().numpy())
 
 
+class Held(Reparam):
+    """A tensor as a file holds it; not trained."""
+
+    value: Tensor
+
+    def __init__(self, stored: Stored) -> None:
+        super().__init__()
+        self._stored = stored
+        self.register_buffer("value", torch.from_numpy(stored.values().copy()))
+
+    def forward(self) -> Tensor:
+        return self.value
+
+    def stored(self) -> Stored:
+        return self._stored
+
+
 def between(points: Sequence[Point], value: float) -> tuple[int, int, float]:
     """The listed points on both sides of `value`, as positions, and how far it is from the first to the
     second (0 to 1). Points are in order of their values, rising or falling; beyond an end, that end.

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from plisse.adapt.elastic import Point, Range, Space
 from plisse.adapt.reparams import Dial, on_line
 from plisse.adapt.subspace import Subspace
+from plisse.compress.prune.mask import masked_stored
 from plisse.core import modules
 from plisse.core.reparam import Plain, Reparam, Reparametrized, baked
-from plisse.core.stored import Stored, raw
+from plisse.core.stored import Stored
 from plisse.errors import InputError
 
 SPARSITIES = (0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.25, 0.0)
@@ -54,7 +55,7 @@ class TopK(Reparam):
         return low + (high - low) * share
 
     def stored(self) -> Stored:
-        return raw(self.forward().detach().cpu().numpy())
+        return masked_stored(self.source.stored(), (self.forward().detach() != 0).cpu().numpy())
 
 
 def sparsity_subspace(

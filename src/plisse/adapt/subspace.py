@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from plisse.adapt.elastic import Point, Space, Switching
-from plisse.adapt.reparams import Dial
+from plisse.adapt.reparams import Dial, Held
 from plisse.core.reparam import Reparam, Reparametrized
+from plisse.core.stored import Raw
 
 SizesAt = Callable[[Point], Mapping[str, Mapping[str, int]]]
 
@@ -73,6 +74,13 @@ class Subspace(nn.Module):
         for layer, attributes in self.sizes(point).items():
             _set(network.get_submodule(layer), attributes)
         return network.eval() if self.training else network
+
+    def stored_at(self, point: Point) -> nn.Module:
+        """The network at a point as `save` wants it: tensors that are on grids stay on them in the file."""
+        network = _sharing(self.materialised(point))
+        found = {name: settled(each).stored() for name, each in self.wrapped.reparams.items()}
+        held = {name: Held(stored) for name, stored in found.items() if not isinstance(stored.grid, Raw)}
+        return Reparametrized(network, held)
 
     def elastic(self, *, keep: int = 16) -> Switching:
         """What serves this subspace: networks are made once per point, `keep` of them held. The weights are a

@@ -21,7 +21,7 @@ from plisse.compress.notes import with_notes
 from plisse.core import modules
 from plisse.core.batch import Inputs
 from plisse.core.reparam import Fixed, Plain, Reparam, Reparametrized, baked
-from plisse.core.stored import Stored, raw
+from plisse.core.stored import Raw, Stored, Uniform, raw
 from plisse.errors import InputError
 
 WIDTHS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -49,7 +49,16 @@ class Sliced(Reparam):
         return self.plan.kept(self.dimensions[dim], point.settings["width"])
 
     def stored(self) -> Stored:
-        return raw(self.forward().detach().cpu().numpy())
+        inner = self.source.stored()
+        shared = isinstance(inner.grid, Raw) or (
+            isinstance(inner.grid, Uniform) and inner.grid.scale.size == 1
+        )
+        if not shared:
+            return raw(self.forward().detach().cpu().numpy())
+        symbols = inner.symbols.reshape(inner.shape)
+        for dim in self.dimensions:
+            symbols = symbols.take(self.kept(dim, self.dial.point), dim)
+        return replace(inner, symbols=symbols, shape=symbols.shape)
 
 
 def width_subspace(
