@@ -62,7 +62,8 @@ def measured(
     means = [sum(measure(a, b) for a, b in pairs) / len(pairs) for measure in (luma_psnr, rgb_psnr, yuv_psnr)]
     alike = sum(ssim(a.planes[0], b.planes[0]) for a, b in pairs) / len(pairs)
     bpp = 8 * len(data) / (len(frames) * height * width)
-    return Point(name, crf, len(data), bpp, *means, alike, between - began, ended - between)
+    luma, rgb, yuv = means
+    return Point(name, crf, len(data), bpp, luma, rgb, yuv, alike, between - began, ended - between)
 
 
 def ours(frames: Sequence[Frame], rate: Fraction, settings: Settings, name: str = "") -> Point:
@@ -105,7 +106,8 @@ def _context(codec: str, way: str) -> Any:
     name = CODECS.get(codec) if way == "w" else {"x264": "h264", "x265": "hevc"}.get(codec)
     if name is None or (way == "w" and name not in av.codecs_available):
         raise InputError(f"codec {codec!r}", expected=" or ".join(CODECS), hint="a build of PyAV with it")
-    return av.CodecContext.create(name, way)
+    create: Any = av.CodecContext.create
+    return create(name, way)
 
 
 def _picture(frame: Frame, index: int, tick: Fraction) -> av.VideoFrame:

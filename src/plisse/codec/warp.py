@@ -1,20 +1,22 @@
 """Frames as the frame before, moved, plus what a latent in a cosine basis adds: motion and latent are the
 step.
 
-frame_t = round(moved(frame_{t-1}; v_t) + synthesis(q_t D)). What is carried from frame to frame are the
-decoded planes, rounded to 8 bits, and the model of the coder; each frame's motion v and latents q are new.
-Blocks of 8 x 8 or 16 x 16 per frame, chroma in 8 x 8. All of q is chosen while it is coded (see `latents`).
+frame_t = round(refined(moved(frame_{t-1}; v_t) + synthesis(q_t D); theta_t)). What is carried from frame to
+frame are the decoded planes, rounded to 8 bits, and the model of the coder; each frame's motion v and
+latents q are new. Blocks of 8 x 8 or 16 x 16 per frame, chroma in 8 x 8. All of q is chosen while it is
+coded (see `latents`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from plisse.codec import latents
 from plisse.codec.adaptive import Model, Tape
+from plisse.codec.fit import fit_change, groups_of, qstep_of
 from plisse.codec.motion import (
     LARGE,
     SMALL,
@@ -28,12 +30,18 @@ from plisse.codec.motion import (
     synthesised,
 )
 from plisse.codec.pictures import Planes
+from plisse.codec.refine import Refined, Refiner, added, start
 from plisse.codec.scheme import WEIGHT, State, check_crf, qstep_at
+from plisse.codec.weightstep import Memory, code_step, flat_symbols, moved, within_range
 from plisse.errors import FormatError, InputError
 
 REACH = {"fast": 6, "medium": 12, "slow": 20}
 """Pixels of motion that are searched each way."""
 MIDDLE = 128.0
+NOWHERE, ALL, CODED = range(3)
+"""Where luma is refined."""
+REFINER_STEPS, REFINER_LR, REFINER_EXPONENT = 25, 2e-3, -48
+"""Training steps of a weight step, and the exponent that its D begins with (2^-6)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +59,33 @@ class Latent:
 
 @dataclass(frozen=True, eq=False)
 class WarpState:
+    """weights, memory: of the refiner, and of the coding of its steps."""
+
     planes: Planes
     model: Model
     vectors: np.ndarray
-    latents: tuple[Latent, Latent, Latent]
+    latents: tuple[Latent, ...]
+    weights: dict[str, torch.Tensor]
+    memory: Memory
+
+
+@dataclass(eq=False)
+class _Frame:
+    """A frame while it is written (image: padded planes) or read (None). old: what contexts look at."""
+
+    old: WarpState
+    key: bool
+    n: int
+    qstep: float
+    tape: Tape
+    image: list[np.ndarray] | None
+    model: Model
+    vectors: np.ndarray
+    split: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.tape.state, self.tape.data, self.model.chances, self.model.counts, self.model.weights
 
 
 @dataclass(frozen=True)
@@ -76,111 +107,143 @@ class Warp:
         check_crf(crf)
         assert before is None or isinstance(before, WarpState)
         image = [_padded(plane.numpy(), self._sides(k)) for k, plane in enumerate(planes)]
-        tries = []
-        for n in (SMALL, LARGE) if self.preset != "fast" else (SMALL,):
-            payload, state, cost = self._encoded(image, before, crf, n)
-            tries.append((cost, payload, state))
-        _, payload, state = min(tries, key=lambda item: item[0])
+        sizes = (SMALL,) if self.preset == "fast" else (SMALL, LARGE)
+        tries = [self._encoded(image, before, qstep_at(crf), n) for n in sizes]
+        if self.preset == "slow" and before is None:
+            best = min(range(len(sizes)), key=lambda index: tries[index][2])
+            tries.append(self._encoded(image, before, qstep_at(crf), sizes[best], seed))
+        payload, state, _ = min(tries, key=lambda item: item[2])
         return payload, state
 
     def _encoded(
-        self, image: list[np.ndarray], before: WarpState | None, crf: float, n: int
+        self, image: list[np.ndarray], before: WarpState | None, qstep: float, n: int, seed: int | None = None
     ) -> tuple[bytes, WarpState, float]:
-        tape = Tape.to_write(3 * self.padded[0] * self.padded[1])
-        old = self._start(before)
-        work = replace(old, model=old.model.copy(), vectors=np.zeros_like(old.vectors))
-        split = np.zeros((self.padded[0] // LARGE, self.padded[1] // LARGE), np.int64)
-        qstep = qstep_at(crf)
+        """Bytes, state and J with luma blocks of n x n; with a seed, the refiner may take a step."""
+        frame = self._begun(before, n, qstep, Tape.to_write(3 * self.padded[0] * self.padded[1]), image)
         if before is not None:
             up = enlarged(_padded(before.planes[0].numpy(), self.padded))
             weight = WEIGHT * qstep**2 * UNIT**2
             wide = image[0].astype(np.int32) * UNIT
-            search(wide, up, before.vectors, REACH[self.preset], weight, work.vectors, split)
-        state = self._coded(work, old, before, split, n, qstep, tape, image)
-        payload = bytes([n == LARGE]) + tape.finished()
-        error = sum(
-            float(((plane.astype(np.float64) - _padded(made.numpy(), plane.shape)) ** 2).sum())
-            for plane, made in zip(image, state.planes, strict=True)
-        )
-        return payload, state, error + WEIGHT * qstep**2 * 8 * len(payload)
+            search(wide, up, before.vectors, REACH[self.preset], weight, frame.vectors, frame.split)
+        made, found = self._coded(frame, before)
+        tries = [
+            self._refined(made, found, frame, where, frame.old.weights) for where in (NOWHERE, ALL, CODED)
+        ]
+        errors = [_error(image, planes) for planes in tries]
+        where, weights, memory = int(np.argmin(errors)), frame.old.weights, frame.old.memory
+        stepped = None
+        if seed is not None and where != NOWHERE:
+            stepped = self._stepped(made, found, frame, where, seed, errors[where])
+        if stepped is not None:
+            weights, memory = stepped
+        planes = self._refined(made, found, frame, where, weights)
+        payload = bytes([(n == LARGE) | where << 1 | (stepped is not None) << 3]) + frame.tape.finished()
+        state = WarpState(self._cut(planes), frame.model, frame.vectors, found, weights, memory)
+        return payload, state, _error(image, planes) + WEIGHT * qstep**2 * 8 * len(payload)
+
+    def _stepped(
+        self,
+        made: list[np.ndarray],
+        found: tuple[Latent, ...],
+        frame: _Frame,
+        where: int,
+        seed: int,
+        error: float,
+    ) -> tuple[dict[str, torch.Tensor], Memory] | None:
+        """A weight step of the refiner, written; None where it does not pay."""
+        assert frame.image is not None
+        y, u, v = (torch.from_numpy(plane).float() for plane in made)
+        network = Refined((y, u, v), frame.qstep, torch.from_numpy(_mask(found[0], frame.n, where)).float())
+        a, b, c = (torch.from_numpy(plane).float() / 255 for plane in frame.image)
+        old = {f"refiner.{name}": tensor for name, tensor in frame.old.weights.items()}
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in old.items()}
+        memory = frame.old.memory
+        qsteps = {g: qstep_of(e) for g, e in zip(groups_of(network), memory.exponents, strict=True)}
+        fitted = fit_change(
+            network, (a, b, c), old, zeros, qsteps,
+            weight=WEIGHT * frame.qstep**2, steps=REFINER_STEPS, lr=REFINER_LR, seed=seed,
+        )  # fmt: skip
+        symbols = {name.removeprefix("refiner."): q for name, q in fitted.symbols.items()}
+        exponents = np.array([fitted.exponents[group] for group in groups_of(network)], np.int64)
+        flat = flat_symbols(network.refiner, symbols)
+        trial = Tape.to_write(flat.size + exponents.size)
+        code_step(network.refiner, memory, memory.model.copy(), flat.copy(), exponents.copy(), trial)
+        weights = moved(network.refiner, frame.old.weights, flat, tuple(exponents.tolist()))
+        planes = self._refined(made, found, frame, where, weights)
+        cost = WEIGHT * frame.qstep**2 * 8 * len(trial.finished())
+        if _error(frame.image, planes) + cost >= error or not within_range(tuple(exponents.tolist())):
+            return None
+        return self._read_step(frame, flat, exponents)
+
+    def _read_step(
+        self, frame: _Frame, flat: np.ndarray, exponents: np.ndarray
+    ) -> tuple[dict[str, torch.Tensor], Memory]:
+        """Write, or read into, a step of the refiner; its new weights."""
+        network, old = Refiner(), frame.old.memory
+        model = old.model.copy()
+        code_step(network, old, model, flat, exponents, frame.tape)
+        told = tuple(int(exponent) for exponent in exponents)
+        if not within_range(told):
+            raise FormatError(f"exponents {told}", offset=0, expected="smaller ones")
+        return moved(network, frame.old.weights, flat, told), Memory(told, np.abs(flat), model)
 
     def decode(self, payload: bytes, before: State | None, offset: int, crf: float = 0.0) -> WarpState:
         assert before is None or isinstance(before, WarpState)
-        if not payload or payload[0] > 1:
-            raise FormatError("a frame without a block size", offset=offset, expected="0 or 1")
-        n = LARGE if payload[0] else SMALL
-        data = payload[1:]
+        if not payload or payload[0] >> 1 & 3 > CODED or payload[0] > 15:
+            raise FormatError("a frame of unknown form", offset=offset, expected="a form from 0 to 13")
+        where, stepped, data = payload[0] >> 1 & 3, payload[0] >> 3, payload[1:]
         tape = Tape.to_read(data)
-        old = self._start(before)
-        work = replace(old, model=old.model.copy(), vectors=np.zeros_like(old.vectors))
-        split = np.zeros((self.padded[0] // LARGE, self.padded[1] // LARGE), np.int64)
-        state = self._coded(work, old, before, split, n, qstep_at(crf), tape, None)
+        frame = self._begun(before, LARGE if payload[0] & 1 else SMALL, qstep_at(crf), tape, None)
+        made, found = self._coded(frame, before)
+        weights, memory = frame.old.weights, frame.old.memory
+        if stepped:
+            zeros = np.zeros_like(memory.sizes), np.zeros(len(memory.exponents), np.int64)
+            weights, memory = self._read_step(frame, *zeros)
         tape.check_end(data, offset + 1)
-        return state
+        planes = self._refined(made, found, frame, where, weights)
+        return WarpState(self._cut(planes), frame.model, frame.vectors, found, weights, memory)
 
-    def _start(self, before: WarpState | None) -> WarpState:
-        """What contexts look at: the state before, or nothing."""
-        if before is not None:
-            return before
+    def _begun(
+        self, before: WarpState | None, n: int, qstep: float, tape: Tape, image: list[np.ndarray] | None
+    ) -> _Frame:
+        old = before or self._nothing()
+        split = np.zeros((self.padded[0] // LARGE, self.padded[1] // LARGE), np.int64)
+        model, vectors = old.model.copy(), np.zeros_like(old.vectors)
+        return _Frame(old, before is None, n, qstep, tape, image, model, vectors, split)
+
+    def _nothing(self) -> WarpState:
+        """What a key frame begins from."""
         nothing = torch.zeros(0, 0, dtype=torch.uint8)
         vectors = np.zeros((self.padded[0] // SMALL, self.padded[1] // SMALL, 2), np.int64)
-        empty = [Latent.zeros(self._sides(k), SMALL) for k in range(3)]
-        return WarpState(
-            (nothing, nothing, nothing),
-            Model.fresh(latents.N_CONTEXTS),
-            vectors,
-            (empty[0], empty[1], empty[2]),
-        )
+        empty = tuple(Latent.zeros(self._sides(k), SMALL) for k in range(3))
+        model, memory = Model.fresh(latents.N_CONTEXTS), Memory.fresh(Refiner(), REFINER_EXPONENT)
+        return WarpState((nothing, nothing, nothing), model, vectors, empty, start(), memory)
 
     def _sides(self, plane: int) -> tuple[int, int]:
         height, width = self.padded
         return (height, width) if plane == 0 else (height // 2, width // 2)
 
-    def _coded(
-        self,
-        work: WarpState,
-        old: WarpState,
-        before: WarpState | None,
-        split: np.ndarray,
-        n: int,
-        qstep: float,
-        tape: Tape,
-        image: list[np.ndarray] | None,
-    ) -> WarpState:
-        """Write for `image`, or read, a frame; `work.model` and `work.vectors` are changed in place."""
-        arrays = (tape.state, tape.data, work.model.chances, work.model.counts, work.model.weights)
+    def _coded(self, frame: _Frame, before: WarpState | None) -> tuple[list[np.ndarray], tuple[Latent, ...]]:
+        """Write or read motion and latents; planes before they are refined, float64."""
         if before is not None:
-            latents.code_vectors(work.vectors, split, old.vectors, latents.MOTION, *arrays)
-        guesses = self._guesses(before, work.vectors)
+            latents.code_vectors(frame.vectors, frame.split, before.vectors, latents.MOTION, *frame.arrays)
         planes, found = [], []
-        for k, guess in enumerate(guesses):
-            side = n if k == 0 else SMALL
-            latent, past = Latent.zeros(guess.shape, side), old.latents[k]
+        for k, guess in enumerate(self._guesses(before, frame.vectors)):
+            side = frame.n if k == 0 else SMALL
+            latent, past = Latent.zeros(guess.shape, side), frame.old.latents[k]
             if past.q.shape != latent.q.shape:
                 past = Latent.zeros(guess.shape, side)
-            real = analysed(image[k] - guess, side) / qstep if image is not None else np.zeros((1, 1, 1))
-            first = latents.PER_CLASS * ((2 if k else int(n == LARGE)) + 3 * (before is not None))
+            nothing = np.zeros((1, 1, 1))
+            real = nothing if frame.image is None else analysed(frame.image[k] - guess, side) / frame.qstep
+            first = latents.PER_CLASS * ((2 if k else int(frame.n == LARGE)) + 3 * (not frame.key))
             order = diagonals(side)
-            place_of = np.argsort(order)
             latents.code_blocks(
-                real,
-                latent.q,
-                latent.lasts,
-                past.q,
-                past.lasts,
-                order,
-                place_of,
-                before is None,
-                first,
-                WEIGHT,
-                *arrays,
-            )
-            made = guess + synthesised(latent.q * qstep, side)
-            planes.append(self._cut(made, k))
+                real, latent.q, latent.lasts, past.q, past.lasts, order, np.argsort(order),
+                frame.key, first, WEIGHT, *frame.arrays,
+            )  # fmt: skip
+            planes.append(guess + synthesised(latent.q * frame.qstep, side))
             found.append(latent)
-        return WarpState(
-            (planes[0], planes[1], planes[2]), work.model, work.vectors, (found[0], found[1], found[2])
-        )
+        return planes, tuple(found)
 
     def _guesses(self, before: WarpState | None, vectors: np.ndarray) -> list[np.ndarray]:
         """What latents are added to: mid-grey, or the moved frame before."""
@@ -194,13 +257,42 @@ class Warp:
             guesses.append(out / UNIT)
         return guesses
 
-    def _cut(self, made: np.ndarray, plane: int) -> torch.Tensor:
-        height, width = self.size if plane == 0 else ((self.size[0] + 1) // 2, (self.size[1] + 1) // 2)
-        whole = np.clip(np.floor(made[:height, :width] + 0.5), 0, 255)
-        return torch.from_numpy(whole.astype(np.uint8))
+    def _refined(
+        self,
+        made: list[np.ndarray],
+        found: tuple[Latent, ...],
+        frame: _Frame,
+        where: int,
+        weights: dict[str, torch.Tensor],
+    ) -> list[np.ndarray]:
+        """Whole numbers from 0 to 255 [H, W], padded: luma refined in all blocks, in coded ones, or
+        nowhere."""
+        luma = made[0]
+        if where != NOWHERE:
+            luma = luma + _mask(found[0], frame.n, where) * added(luma, frame.qstep, weights)
+        return [np.clip(np.floor(plane + 0.5), 0, 255) for plane in (luma, *made[1:])]
+
+    def _cut(self, planes: list[np.ndarray]) -> Planes:
+        height, width = self.size
+        sides = ((height, width), ((height + 1) // 2, (width + 1) // 2))
+        y, u, v = (
+            torch.from_numpy(plane[: sides[k > 0][0], : sides[k > 0][1]].astype(np.uint8))
+            for k, plane in enumerate(planes)
+        )
+        return y, u, v
 
     def resized(self, state: State, size: tuple[int, int]) -> Planes:
         raise InputError("another size from latents", expected="a clip of siren or fourier")
+
+
+def _mask(latent: Latent, n: int, where: int) -> np.ndarray:
+    """1 at pixels that are refined [H, W]."""
+    chosen = np.ones_like(latent.lasts) if where == ALL else latent.lasts > 0
+    return np.asarray(np.kron(chosen, np.ones((n, n))))
+
+
+def _error(image: list[np.ndarray], planes: list[np.ndarray]) -> float:
+    return sum(float(np.square(a - b).sum()) for a, b in zip(image, planes, strict=True))
 
 
 def _padded(plane: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:

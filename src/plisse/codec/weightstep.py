@@ -33,14 +33,11 @@ LARGEST_SYMBOL = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class NetworkState:
-    """weights: as decoded. exponents: of the step of each group. sizes: |q| of the last step at each
-    weight."""
+    """weights: as decoded. memory: what the coding of the next step knows."""
 
     planes: Planes
     weights: dict[str, Tensor]
-    exponents: tuple[int, ...]
-    sizes: np.ndarray
-    model: Model
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class WeightSteps:
         self, network: nn.Module, planes: Planes, before: NetworkState, crf: float, seed: int
     ) -> Fitted:
         zeros = {name: torch.zeros_like(tensor) for name, tensor in before.weights.items()}
-        exponents = zip(groups_of(network), before.exponents, strict=True)
+        exponents = zip(groups_of(network), before.memory.exponents, strict=True)
         qsteps = {group: qstep_of(exponent) for group, exponent in exponents}
         lr = STEP_LR * LEARNING_RATES[self.arch.kind]
         return fit_change(
@@ -95,12 +92,12 @@ class WeightSteps:
             model = Model.fresh(_n_contexts(network))
         else:
             assert isinstance(before, NetworkState)
-            base, model = before.weights, before.model.copy()
+            base, model = before.weights, before.memory.model.copy()
             symbols, exponents = _read_step(network, reader, before, model, offset)
-        weights = _moved(network, base, symbols, exponents)
+        weights = moved(network, base, symbols, exponents)
         planes = drawn(network, weights, self.size)
         stepped = np.zeros_like(symbols) if before is None else np.abs(symbols)
-        return NetworkState(planes, weights, exponents, stepped, model)
+        return NetworkState(planes, weights, Memory(exponents, stepped, model))
 
     def resized(self, state: State, size: tuple[int, int]) -> Planes:
         """The same weights at another size: super-sampling, or a preview. Not for "conv"."""
@@ -111,7 +108,7 @@ class WeightSteps:
         return to_bytes(y), to_bytes(u), to_bytes(v)
 
 
-def _flat(network: nn.Module, symbols: dict[str, Tensor]) -> np.ndarray:
+def flat_symbols(network: nn.Module, symbols: dict[str, Tensor]) -> np.ndarray:
     """Symbols of all parameters, in the order of the groups, int64 [n]."""
     names = [name for names in groups_of(network).values() for name in names]
     return torch.cat([symbols[name].reshape(-1) for name in names]).to(torch.int64).numpy()
@@ -123,18 +120,18 @@ def _lengths(network: nn.Module) -> list[int]:
     return [sum(parameters[name].numel() for name in names) for names in groups_of(network).values()]
 
 
-def _moved(
+def moved(
     network: nn.Module, base: dict[str, Tensor], symbols: np.ndarray, exponents: tuple[int, ...]
 ) -> dict[str, Tensor]:
     """base + q D, one rounding each in float32."""
-    moved, at = {}, 0
+    made, at = {}, 0
     for names, exponent in zip(groups_of(network).values(), exponents, strict=True):
         qstep = torch.tensor(qstep_of(exponent), dtype=torch.float32)
         for name in names:
             q = torch.from_numpy(symbols[at : at + base[name].numel()].astype(np.float32))
-            moved[name] = base[name] + q.view(base[name].shape) * qstep
+            made[name] = base[name] + q.view(base[name].shape) * qstep
             at += base[name].numel()
-    return {name: moved[name] for name in base}
+    return {name: made[name] for name in base}
 
 
 def _shapes(network: nn.Module) -> list[tuple[int, ...] | None]:
@@ -147,7 +144,7 @@ def _shapes(network: nn.Module) -> list[tuple[int, ...] | None]:
 
 def _key_bytes(network: nn.Module, fitted: Fitted) -> bytes:
     """For each group the exponent of its step and its symbols, as arrays of integers of format-tensors.md."""
-    flat, at, parts = _flat(network, fitted.symbols), 0, []
+    flat, at, parts = flat_symbols(network, fitted.symbols), 0, []
     for group, length, shape in zip(groups_of(network), _lengths(network), _shapes(network), strict=True):
         parts.append(signed_varint(fitted.exponents[group]))
         parts.append(sized(encode_symbols(flat[at : at + length].astype(np.int32), shape)))
@@ -170,14 +167,19 @@ def _read_key(network: nn.Module, reader: BytesReader, offset: int) -> tuple[np.
 def _check_rest(reader: BytesReader, exponents: tuple[int, ...], offset: int) -> None:
     if reader.left:
         raise FormatError(f"{reader.left} bytes too many", offset=offset + reader.offset, expected="the end")
-    if any(abs(exponent) > MAX_EXPONENT for exponent in exponents):
+    if not within_range(exponents):
         raise FormatError(f"exponents {exponents}", offset=offset, expected=f"within {MAX_EXPONENT}")
+
+
+def within_range(exponents: tuple[int, ...]) -> bool:
+    return all(abs(exponent) <= MAX_EXPONENT for exponent in exponents)
 
 
 def _step_bytes(network: nn.Module, before: NetworkState, fitted: Fitted) -> bytes:
     exponents = np.array([fitted.exponents[group] for group in groups_of(network)], np.int64)
-    tape = Tape.to_write(before.sizes.size + exponents.size)
-    _code(network, before, before.model.copy(), _flat(network, fitted.symbols), exponents, tape)
+    tape = Tape.to_write(before.memory.sizes.size + exponents.size)
+    model = before.memory.model.copy()
+    code_step(network, before.memory, model, flat_symbols(network, fitted.symbols), exponents, tape)
     return tape.finished()
 
 
@@ -186,8 +188,11 @@ def _read_step(
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     data = reader.rest()
     tape = Tape.to_read(data)
-    flat, exponents = np.zeros(before.sizes.size, np.int64), np.zeros(len(before.exponents), np.int64)
-    _code(network, before, model, flat, exponents, tape)
+    flat, exponents = (
+        np.zeros(before.memory.sizes.size, np.int64),
+        np.zeros(len(before.memory.exponents), np.int64),
+    )
+    code_step(network, before.memory, model, flat, exponents, tape)
     tape.check_end(data, offset)
     told = tuple(int(exponent) for exponent in exponents)
     _check_rest(reader, told, offset)
@@ -198,19 +203,31 @@ def _n_contexts(network: nn.Module) -> int:
     return 12 * len(groups_of(network)) + 16
 
 
-def _code(
-    network: nn.Module,
-    before: NetworkState,
-    model: Model,
-    flat: np.ndarray,
-    exponents: np.ndarray,
-    tape: Tape,
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What contexts of a step know: exponents of each group's step, |q| of the last step at each weight,
+    model."""
+
+    exponents: tuple[int, ...]
+    sizes: np.ndarray
+    model: Model
+
+    @classmethod
+    def fresh(cls, network: nn.Module, exponent: int) -> Memory:
+        """Before the first step of a network."""
+        lengths = _lengths(network)
+        model = Model.fresh(_n_contexts(network))
+        return cls((exponent,) * len(lengths), np.zeros(sum(lengths), np.int64), model)
+
+
+def code_step(
+    network: nn.Module, memory: Memory, model: Model, flat: np.ndarray, exponents: np.ndarray, tape: Tape
 ) -> None:
     """Write, or read into, `flat` and `exponents`; `model` learns from them."""
-    old = np.array(before.exponents, np.int64)
+    old = np.array(memory.exponents, np.int64)
     lengths = np.array(_lengths(network), np.int64)
     arrays = (tape.state, tape.data, model.chances, model.counts, model.weights)
-    _code_step(flat, exponents, old, lengths, before.sizes, *arrays)
+    _code_step(flat, exponents, old, lengths, memory.sizes, *arrays)
 
 
 @njit(cache=True, nogil=True)
