@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from plisse.adapt.bits import Planes, bits_space, bits_subspace
+from plisse.adapt.channels import ChannelPlan, Rule, Run
 from plisse.adapt.elastic import Point
-from plisse.adapt.reparams import Dial, Line, on_line
+from plisse.adapt.reparams import Dial, Held, Line, Tabled, on_line
 from plisse.adapt.sparsity import TopK, magnitude_at, measure_thresholds, sparsity_space, sparsity_subspace
-from plisse.adapt.width import width_subspace
+from plisse.adapt.width import Sliced, width_space, width_subspace
 from plisse.core.batch import Batch, BatchList
 from plisse.core.reparam import Plain
 from plisse.networks.small import digits_cnn
@@ -161,3 +162,40 @@ def test_activations_have_as_many_values_as_their_bits_say():
         found(INPUTS)
         assert 2 ** (bits - 1) < len(seen[0]) <= 2**bits
         assert len(found.conv2.weight.unique()) == 2**bits
+
+
+def sliced_values(dial: Dial) -> Sliced:
+    rule = Rule("layer", (("weight", 0),), (), (Run(0, 0, 40, 2),))
+    other = Rule("layer", (("weight", 1),), (), (Run(-1, 0, 10), Run(1, 0, 40)))
+    plan = ChannelPlan((40, 40), (rule, other))
+    return Sliced(Plain(values().reshape(80, 50)), {0: rule, 1: other}, plan, dial)
+
+
+REPARAMS = {
+    "line": (sparsity_space((0.0, 0.8)), lambda dial: on_line(Plain(values()), dial, 0.3)),
+    "table": (sparsity_space((0.0, 0.8)), lambda dial: Tabled(values().reshape(2, -1), dial)),
+    "sparse": (sparsity_space((0.0, 0.8)), lambda dial: TopK(Plain(values()), dial)),
+    "sparse on a line": (sparsity_space((0.0, 0.8)), lambda dial: TopK(on_line(Plain(values()), dial), dial)),
+    "planes": (bits_space((2, 3, 4)), lambda dial: Planes(Plain(values()), dial, 4)),
+    "codes": (bits_space((2, 3, 4)), lambda dial: Planes(Plain(values()), dial, 4).settled()),
+    "channels": (width_space((0.25, 0.5, 1.0)), sliced_values),
+    "held": (bits_space((2, 3)), lambda dial: Held(Plain(values()).stored())),
+}
+
+
+@pytest.mark.parametrize("name", REPARAMS)
+def test_what_a_point_stores_is_what_it_computes(name):
+    space, make = REPARAMS[name]
+    reparam = make(Dial(space))
+    dial = getattr(reparam, "dial", Dial(space))
+    for point in space.points:
+        dial.point = point
+        stored = reparam.stored()
+        assert stored.shape == tuple(reparam().shape)
+        assert torch.equal(torch.from_numpy(stored.values().copy()), reparam().detach())
+    for parameter in reparam.parameters():
+        assert parameter.grad is None
+    if list(reparam.parameters()):
+        reparam().square().sum().backward()
+        grads = [parameter.grad for parameter in reparam.parameters()]
+        assert any(grad is not None and bool(grad.isfinite().all()) and bool(grad.any()) for grad in grads)
