@@ -100,6 +100,7 @@ def test_the_table_shows_every_row() -> None:
     rows = [Row(0.5, 0.01, True, "a"), Row(2.5, 0.09, True, "b")]
     data = {
         "script": {"interval": 0.1, "deadline": 0.05, "idle": 2.0, "loaded": 2.0, "seconds": 8.0},
+        "images": 4,
         "load_processes": 4,
         "profile": [{"point": "a", "cost": {"latency": 0.01}, "score": 0.9}],
         "governor": {"switches": 3, "taken_back": 0},
@@ -107,5 +108,5 @@ def test_the_table_shows_every_row() -> None:
     }
     shown = tables.section(data)
     assert shown.count("\n| ") == 4
-    for words in ("governor |", "largest, fixed | 50.0 %", "a deadline of 50 ms", "a (10.0 ms, 90.0 %"):
+    for words in ("governor |", "largest, fixed | 50.0 %", "due in 50 ms", "a (10.0 ms, 90.0 %"):
         assert words in shown

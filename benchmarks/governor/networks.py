@@ -16,12 +16,12 @@ from plisse.data.folder import data_set
 from plisse.networks.open import load, open_model, save
 from plisse.train.task import Task
 
-SPARSITY = 0.4
-STEPS = {"small": 20, "full": 400}
+SPARSITY = 0.5
+STEPS = {"small": 20, "full": 300}
 
 
 def family(task: Task, kept: Path, size: str) -> Elastic:
-    """ResNet-56, ResNet-20, and ResNet-20 with two fifths of its channels gone and trained again, batch norms
+    """ResNet-56, ResNet-20, and ResNet-20 with half of its inner channels gone and trained again, batch norms
     folded. kept: folder where the trained one is written, and read by a later run."""
     large, middle = (_trained(name) for name in ("resnet56", "resnet20"))
     path = kept / f"governor_{size}.plisse"

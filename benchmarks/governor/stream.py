@@ -46,16 +46,17 @@ class Script:
 
 @dataclass(frozen=True)
 class Row:
-    """One request: seconds from arrival to answer, whether it was right, and where it ran."""
+    """One request: seconds from arrival to answer, share of its images that were right, where it ran."""
 
     due: float
     seconds: float
-    right: bool
+    right: float
     point: str
 
 
-def play(run: Governed, batch: Batch, script: Script, start: float) -> list[Row]:
-    """Send the images of `batch` one by one as the script says; requests that wait are answered in order.
+def play(run: Governed, batch: Batch, script: Script, start: float, size: int = 1) -> list[Row]:
+    """Send the images of `batch`, `size` at a time, as the script says; requests that wait are answered in
+    order.
 
     start: of the script, on the system's monotonic clock.
     """
@@ -73,7 +74,7 @@ def play(run: Governed, batch: Batch, script: Script, start: float) -> list[Row]
             images[place : place + 1], deadline=script.deadline - (since - due), queue=max(0, waiting)
         )
         seconds = time.monotonic() - start - due
-        right = int(answer.outputs.argmax(-1)) == int(labels[place])
+        right = float((answer.outputs.argmax(-1) == labels[place]).float().mean())
         rows.append(Row(due, seconds, right, answer.point))
     return rows
 
@@ -93,7 +94,7 @@ def summary(rows: Sequence[Row], script: Script) -> dict[str, Any]:
         "missed_idle": float(missed[~loaded].mean()),
         "missed_loaded": float(missed[loaded].mean()),
         "accuracy": float(right.mean()),
-        "right_in_time": float((right & ~missed).mean()),
+        "right_in_time": float((right * ~missed).mean()),
         "points": dict(Counter(row.point for row in rows)),
     }
 

@@ -29,7 +29,7 @@ def section(data: Row) -> str:
     n = data["results"]["governor"]["requests"]
     return f"""## A governor under real load (`python -m benchmarks.governor`)
 
-One image per request, {n:,} requests for each row, a deadline of {1e3 * script["deadline"]:.0f} ms;
+{data["images"]} images per request, {n:,} requests for each row, due in {1e3 * script["deadline"]:.0f} ms;
 {data["load_processes"]} processes load all cores for {script["loaded"]:.0f} of every
 {script["idle"] + script["loaded"]:.0f} seconds. The same script for every row, in turns. Points: {points}.
 Accuracy is that of all answers, late ones too. The governor switched {governor["switches"]} times;

@@ -76,6 +76,23 @@ def test_larger_requests_have_a_pace_of_their_own() -> None:
     assert chooser.pace.mean(1.0) == 1.0
 
 
+def test_times_measured_where_it_runs_replace_those_of_the_profile() -> None:
+    """A fixed overhead weighs more on short passes; without these times it would pass for a slow machine."""
+    overhead = {SMALL: 0.003, HALF: 0.004, LARGE: 0.006}
+    plain, calibrated = governor(dwell=0.0), governor(dwell=0.0)
+    calibrated.calibrate(overhead)
+    for chooser in (plain, calibrated):
+        assert chooser.choose(Signals(0.0, deadline=0.001)) == SMALL
+        for _ in range(30):
+            chooser.observe(overhead[SMALL])
+    assert plain.choose(Signals(1.0, deadline=0.012)) == HALF
+    assert calibrated.choose(Signals(1.0, deadline=0.012)) == LARGE
+    assert calibrated.expected(LARGE) == pytest.approx(0.006)
+    for wrong in ({"width=9": 0.1}, {SMALL: 0.0}, {SMALL: math.nan}):
+        with pytest.raises(InputError):
+            calibrated.calibrate(wrong)
+
+
 def test_the_pace_learns_a_ratio_and_forgets_a_stall() -> None:
     pace = Pace()
     for _ in range(60):

@@ -11,6 +11,7 @@ import torch
 from families import WIDTHS, constant, constants, made_profile
 from torch import Tensor, nn
 
+from plisse.adapt import governed
 from plisse.adapt.elastic import Point, Switching
 from plisse.adapt.family import by_width, family
 from plisse.adapt.governed import Governed
@@ -143,6 +144,14 @@ def test_governed_runs_what_the_governor_chooses_and_learns_from_the_clock() -> 
     switched = [answer.switching > 0 for answer in points]
     assert any(switched)
     assert not all(switched)
+
+
+def test_governed_measures_every_point_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    governor = Governor(made_profile())
+    monkeypatch.setattr(governed, "_pause", lambda inputs: None)
+    net = constants()
+    Governed(net, governor, lambda: Signals(0.0), example=torch.zeros(1, 4), clock=Slow(0.007))
+    assert [governor.expected(row.point) for row in governor.profile.rows] == pytest.approx([0.007] * 3)
 
 
 def test_governed_refuses_a_profile_of_another_network() -> None:

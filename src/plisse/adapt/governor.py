@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,7 @@ class Governor:
     log: Callable[[Decision], None] | None = None
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=KEPT_DECISIONS), init=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
+    _seconds: dict[str, float] = field(default_factory=dict, init=False)
     _active: ProfileRow | None = field(default=None, init=False)
     _forced: str | None = field(default=None, init=False)
     _now: float = field(default=-math.inf, init=False)
@@ -97,6 +98,7 @@ class Governor:
             raise InputError("a profile without rows", expected="at least one measured point")
         if self.pace is None:
             self.pace = Pace(batch=float(self.profile.conditions.get("batch", 1)))
+        self._seconds = {row.point: row.cost.latency or 0.0 for row in self.profile.rows}
         self._rows, self._within = self._admitted(self.budget)
 
     @property
@@ -133,13 +135,23 @@ class Governor:
         """Learn from a pass of `size` samples at `point` (None: the active one) that took `seconds`."""
         with self._lock:
             row = self._active if point is None else self._row(point)
-            if row is not None and row.cost.latency:
-                self.pace.observe(row.cost.latency, seconds, size)
+            if row is not None:
+                self.pace.observe(self._seconds[row.point], seconds, size)
+
+    def calibrate(self, seconds: Mapping[str, float]) -> None:
+        """Take these times of a pass, by point, in place of the profile's: measured where it runs, they hold
+        what a profile leaves out, which is more of a short pass than of a long one. Raises InputError for a
+        point that is unknown or a time that is none."""
+        with self._lock:
+            for point, value in seconds.items():
+                if not 0 < value < math.inf:
+                    raise InputError(f"{value} s for point {point!r}", expected="seconds above zero")
+            self._seconds.update({self._row(point).point: value for point, value in seconds.items()})
 
     def expected(self, point: str, size: float = 1.0) -> float:
         """Seconds that most passes of `size` samples at `point` keep to, on the machine as it is now."""
         with self._lock:
-            return (self._row(point).cost.latency or 0.0) * self.pace.bound(size)
+            return self._seconds[self._row(point).point] * self.pace.bound(size)
 
     def limit(self, budget: Budget | None) -> None:
         """Another budget from the next choice on. Raises InputError where it cannot be understood here, and
@@ -191,7 +203,8 @@ class Governor:
             self._learn_patience()
         decision = Decision(
             self._now, row.point, before.point if before else "", reason,
-            at_once and before is not None, self._forced is not None, self._within, self.slowdown, signals,
+            at_once and before is not None, self._forced is not None, self._within,
+            self.pace.bound(signals.size), signals,
         )  # fmt: skip
         self._active, self._switched, self._rose = row, self._now, rises
         self.decisions.append(decision)
@@ -216,7 +229,7 @@ class Governor:
 
     def _view(self, signals: Signals) -> View:
         slowdown = self.pace.bound(signals.size)
-        return View(self._rows, signals, [(row.cost.latency or 0.0) * slowdown for row in self._rows])
+        return View(self._rows, signals, [self._seconds[row.point] * slowdown for row in self._rows])
 
     def _admitted(self, budget: Budget | None) -> tuple[tuple[ProfileRow, ...], bool]:
         """The rows to choose from, cheapest first, and whether the budget admits them."""

@@ -181,5 +181,7 @@ def _service(
 
     watch = Watch(device_sensors())
     seconds = None if deadline is None else deadline / 1000
-    worker = Worker(Governed(net, governor, watch.latest), limits, Metrics(), deadline=seconds)
-    return Service(worker, watch, Form.of(governor.profile.conditions), title, allowed_hosts(host))
+    form = Form.of(governor.profile.conditions)
+    run = Governed(net, governor, watch.latest, example=form.example(int(governor.pace.batch)))
+    worker = Worker(run, limits, Metrics(), deadline=seconds)
+    return Service(worker, watch, form, title, allowed_hosts(host))
