@@ -215,3 +215,12 @@ def test_group_norms_take_over_weights_and_biases():
     assert isinstance(net[1], nn.BatchNorm2d)
     with pytest.raises(InputError):
         without_statistics(net, groups=0)
+
+
+def test_active_networks_hold_dense_tensors_and_share_what_has_no_gaps():
+    subspace = width_subspace(seeded(vgg), images(), widths=(0.5, 1.0)).eval()
+    half = subspace.materialised(Point("width", 0.5))
+    assert all(tensor.is_contiguous() for tensor in (*half.parameters(), *half.buffers()))
+    whole = subspace.wrapped.reparams["0.weight"].source.weight
+    assert half[0].weight.data_ptr() == whole.data_ptr()
+    assert len(half[1].running_mean.untyped_storage()) == 4 * half[1].num_features

@@ -63,8 +63,8 @@ class Subspace(nn.Module):
         self.wrapped = Reparametrized(self.wrapped.model, {**self.wrapped.reparams, **reparams})
 
     def materialised(self, point: Point) -> nn.Module:
-        """The plain network at a point, in evaluation mode; tensors that no point changes are shared with
-        this subspace."""
+        """The plain network at a point, in evaluation mode. Tensors that no point changes, and slices
+        without gaps, are shared with this subspace."""
         self.select(point)
         with torch.no_grad():
             tensors = {name: reparam() for name, reparam in self.wrapped.reparams.items()}
@@ -138,9 +138,10 @@ def _sharing(model: nn.Module, seen: dict[int, nn.Module] | None = None) -> nn.M
 
 
 def _put(network: nn.Module, name: str, value: Tensor) -> None:
+    """Write a tensor in place; slices with gaps are copied once here rather than at every call."""
     owner, _, attribute = name.rpartition(".")
     module = network.get_submodule(owner)
     if attribute in module._parameters:
-        module._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+        module._parameters[attribute] = nn.Parameter(value.contiguous(), requires_grad=False)
     else:
-        module._buffers[attribute] = value
+        module._buffers[attribute] = value.clone()
