@@ -65,14 +65,15 @@ def main() -> None:
         print(f"{row.point:<11} accuracy {row.score:.3f}, {times}, {row.cost.bytes} bytes alone")
 
     governor = Governor(found, (Deadline(), EnergySaver()), dwell=0.3)
-    run = Governed(net, governor, lambda: Signals(time.monotonic()))
-    deadline = 2 * max(row.cost.latency or 0.0 for row in found.rows)
+    request = task.example[:SAMPLES]
+    run = Governed(net, governor, lambda: Signals(time.monotonic()), example=request)
+    deadline = 4 * governor.expected("width=1")
     print(f"deadline {1e3 * deadline:.1f} ms")
     for name, n_processes in PHASES:
         load = [multiprocessing.Process(target=spin, args=(PHASE_SECONDS,)) for _ in range(n_processes)]
         for process in load:
             process.start()
-        points, late = stream(run, task.example[:SAMPLES], deadline)
+        points, late = stream(run, request, deadline)
         for process in load:
             process.join()
         shares = ", ".join(f"{point} {count}" for point, count in sorted(points.items()))
@@ -81,7 +82,7 @@ def main() -> None:
         print(f"{decision.before or 'start':>11} -> {decision.point:<11} {decision.reason}")
 
     governor.force("width=0.25")
-    assert run(task.example[:SAMPLES]).point == "width=0.25"
+    assert run(request).point == "width=0.25"
 
 
 if __name__ == "__main__":

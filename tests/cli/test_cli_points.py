@@ -178,6 +178,13 @@ def test_serve_refuses_a_taken_port_and_bad_settings(files: list[Path], kept: Pa
         assert plisse("serve", *files, "--profile", kept, "--port", 0, *options).exit_code in (2, 9)
 
 
+def test_serve_says_which_package_is_missing(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    done = plisse("serve", *files)
+    assert done.exit_code == 2
+    assert "plisse[serve]" in done.stderr.replace("\n", " ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_serve_answers_and_ends_in_order(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from plisse.cli import options
 from plisse.cli.failures import reported
 from plisse.cli.output import check_outputs, note, stderr, working
 from plisse.cli.points import Files, Measured, largest, open_points, profile_of
+from plisse.errors import InputError
 
 if TYPE_CHECKING:
     from plisse.adapt.elastic import Elastic
@@ -124,6 +126,7 @@ def serve(
     DELETE /point to force a point and to release it. Ctrl-C ends it after the running prediction.
     """
     check_outputs(log=log)
+    _check_installed()
     from plisse.serve.limits import Limits
     from plisse.serve.run import address, is_loopback, listen
     from plisse.serve.run import serve as answer
@@ -143,6 +146,16 @@ def serve(
         say(f"{len(found.rows)} points on {address(listening)} (Ctrl-C ends it)")
         answer(service, listening)
     stderr().print("stopped", markup=False)
+
+
+def _check_installed() -> None:
+    for name in ("fastapi", "uvicorn", "psutil"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise InputError(
+                f"no {name}", expected="the packages of plisse serve", hint="pip install 'plisse[serve]'"
+            ) from error
 
 
 def _governor(
