@@ -166,7 +166,7 @@ def main() -> None:
     if chosen.part != "spectra":
         measured = switch_times if chosen.part == "switch" else width_latency
         names = ("resnet20",) if chosen.small else ("resnet20", "resnet18")
-        rows = [row for network in names for row in measured(network, 3 if chosen.small else 15)]
+        rows = [row for network in names for row in measured(network, 7 if chosen.small else 15)]
         print(json.dumps(rows, indent=1))
         data = {**known(name, False), chosen.part: rows}
         write(name, {k: v for k, v in data.items() if k != "machine"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,11 +121,18 @@ def _sorted(net: nn.Module) -> Callable[[Any], None]:
 
 
 def width_latency(name: str, repeats: int) -> list[dict[str, Any]]:
-    """Seconds of a batch of 32 at each width, baked, channels last, measured in turns."""
+    """Seconds of a batch of 32 at each width, baked, channels last, measured in turns; seconds that this
+    process computed on one thread, so that other work on the machine counts little."""
     origin, images = networks()[name]
     net = spectra(build(origin), images)["width"].elastic()
     found = {point: net.extract(point) for point in net.space.points}
-    times = interleaved({str(point): network for point, network in found.items()}, images, repeats=repeats)
+    times = interleaved(
+        {str(point): network for point, network in found.items()},
+        images,
+        repeats=repeats,
+        threads=1,
+        clock=time.process_time,
+    )
     full = times[str(net.space.largest)]
     return [
         {
