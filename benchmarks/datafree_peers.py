@@ -42,7 +42,7 @@ from plisse.train.evaluate import evaluate, paired
 
 SHAPE = (3, 32, 32)
 N, SMALL_N = 64, 32
-SETTINGS_USED = ("W3", "W2")
+SETTINGS_USED = ("W2", "W3")
 OURS, REAL, NOISE = "Plissé", "real images", "noise"
 PEERS = {"MCT, 100 iterations": 100, "MCT, 500 iterations": 500}
 
@@ -115,7 +115,11 @@ def wanted(small: bool) -> list[tuple[str, str]]:
     """images, setting."""
     if small:
         return [(name, "W2") for name in (OURS, "MCT, 100 iterations")]
-    return [(name, setting) for name in (OURS, REAL, NOISE, *PEERS) for setting in SETTINGS_USED]
+    first, last = PEERS
+    names = (first, OURS, REAL, NOISE)
+    return [(name, setting) for setting in SETTINGS_USED for name in names] + [
+        (last, s) for s in SETTINGS_USED
+    ]
 
 
 def main() -> None:

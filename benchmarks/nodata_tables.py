@@ -93,7 +93,7 @@ def peers(data: Row) -> str:
 {rows[0]["n"]} images each from ResNet-20, by `synthesize` and by the data generation of Sony's
 model_compression_toolkit (MCT; its defaults but for the iterations), then the same block reconstruction.
 Distance from the training data; confidence in %; CPU seconds for making them; accuracy in % of the network
-with 3 and 2 bits per weight on the 1,017 lossless CIFAR-10 test images.
+with 2 and 3 bits per weight on the 1,017 lossless CIFAR-10 test images.
 
 {table(("images", "distance", "confidence", "CPU s", *settings), body)}"""
 
