@@ -35,8 +35,8 @@ from plisse.errors import InputError
 
 NAME = "video"
 CLIPS = {"carphone": "carphone_qcif_96f.mkv", "foreman": "foreman_qcif_48f.y4m"}
-CODEC_CRFS = (20, 24, 28, 32, 36, 40)
-CRFS = (24, 28, 32, 36)
+CODEC_CRFS = (16, 20, 24, 28, 32, 36, 40)
+CRFS = (24, 28, 32, 36, 40)
 SMALL_FRAMES, FRAMES = 8, 48
 NETWORK_CRFS = (29, 35)
 NETWORK_FRAMES = 4
@@ -53,7 +53,7 @@ def main() -> None:
     for part, jobs in PARTS.items():
         if options.only in (None, part):
             for key, job in jobs(SMALL_FRAMES if options.small else FRAMES):
-                if key not in rows:
+                if key not in rows and options.match in key:
                     rows[key] = {"part": part, "key": key, **job()}
                     _told(rows[key])
                     write(options.name, {"rows": list(rows.values()), "ratios": ratios(list(rows.values()))})
@@ -63,6 +63,7 @@ def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help=f"the first {SMALL_FRAMES} frames of each clip")
     parser.add_argument("--only", choices=list(PARTS))
+    parser.add_argument("--match", default="", help="only rows whose name has this in it")
     parser.add_argument("--fresh", action="store_true", help="measure every row anew")
     parser.add_argument("--name", default=None)
     options = parser.parse_args()

@@ -39,7 +39,9 @@ REACH = {"fast": 6, "medium": 12, "slow": 20}
 """Pixels of motion that are searched each way."""
 MIDDLE = 128.0
 NOWHERE, ALL, CODED = range(3)
-"""Where luma is refined."""
+"""Where planes are refined."""
+CHROMA_STEP = 0.75
+"""The quantizer step of chroma, relative to that of luma: a sample of it colours four pixels."""
 REFINER_STEPS, REFINER_LR, REFINER_EXPONENT = 25, 2e-3, -48
 """Training steps of a weight step, and the exponent that its D begins with (2^-6)."""
 
@@ -82,6 +84,9 @@ class _Frame:
     model: Model
     vectors: np.ndarray
     split: np.ndarray
+
+    def qstep_of(self, plane: int) -> float:
+        return self.qstep * CHROMA_STEP if plane else self.qstep
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
@@ -234,14 +239,15 @@ class Warp:
             if past.q.shape != latent.q.shape:
                 past = Latent.zeros(guess.shape, side)
             nothing = np.zeros((1, 1, 1))
-            real = nothing if frame.image is None else analysed(frame.image[k] - guess, side) / frame.qstep
+            qstep = frame.qstep_of(k)
+            real = nothing if frame.image is None else analysed(frame.image[k] - guess, side) / qstep
             first = latents.PER_CLASS * ((2 if k else int(frame.n == LARGE)) + 3 * (not frame.key))
             order = diagonals(side)
             latents.code_blocks(
                 real, latent.q, latent.lasts, past.q, past.lasts, order, np.argsort(order),
                 frame.key, first, WEIGHT, *frame.arrays,
             )  # fmt: skip
-            planes.append(guess + synthesised(latent.q * frame.qstep, side))
+            planes.append(guess + synthesised(latent.q * qstep, side))
             found.append(latent)
         return planes, tuple(found)
 
@@ -265,12 +271,15 @@ class Warp:
         where: int,
         weights: dict[str, torch.Tensor],
     ) -> list[np.ndarray]:
-        """Whole numbers from 0 to 255 [H, W], padded: luma refined in all blocks, in coded ones, or
-        nowhere."""
-        luma = made[0]
+        """Whole numbers from 0 to 255 [H, W], padded: refined in all blocks, in coded ones, or nowhere."""
+        planes = made
         if where != NOWHERE:
-            luma = luma + _mask(found[0], frame.n, where) * added(luma, frame.qstep, weights)
-        return [np.clip(np.floor(plane + 0.5), 0, 255) for plane in (luma, *made[1:])]
+            planes = [
+                plane
+                + _mask(latent, SMALL if k else frame.n, where) * added(plane, frame.qstep_of(k), weights)
+                for k, (plane, latent) in enumerate(zip(made, found, strict=True))
+            ]
+        return [np.clip(np.floor(plane + 0.5), 0, 255) for plane in planes]
 
     def _cut(self, planes: list[np.ndarray]) -> Planes:
         height, width = self.size
