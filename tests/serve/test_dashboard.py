@@ -58,6 +58,9 @@ def test_moving_the_slider_changes_the_point_and_releasing_hands_it_back(url: st
 
             await page.run("document.getElementById('release').click()")
             await page.until(f"{WHO} === 'chosen by the governor'")
+            await page.run("document.getElementById('slider').focus()")
+            await page.press("Enter", 13)
+            await page.until(f"{WHO} === 'forced by hand'")
             await page.run("document.getElementById('send').click()")
             await page.until("document.querySelectorAll('#timeline circle').length > 5")
             await page.run("document.getElementById('send').click()")

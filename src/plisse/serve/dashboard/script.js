@@ -232,6 +232,7 @@ async function send() {
 }
 
 by("slider").addEventListener("input", force);
+by("slider").addEventListener("keydown", (event) => { if (event.key === "Enter") force(); });
 by("release").addEventListener("click", release);
 by("send").addEventListener("click", send);
 (async function run() {
