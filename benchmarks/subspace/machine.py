@@ -151,6 +151,6 @@ def file_bytes(subspace: Subspace, alone: Sequence[float]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         spectrum = save_subspace(subspace, Path(folder) / "a.plisse")
     values = sorted({*map(float, alone), subspace.space.largest.value})
-    members = {f"{value:g}": len(file_bytes_of(subspace.stored_at(Point(axis, value)))) for value in values}
+    members = {f"{value:g}": len(file_bytes_of(subspace.extracted(Point(axis, value)))) for value in values}
     largest = members[f"{subspace.space.largest.value:g}"]
     return {"axis": axis, "spectrum": spectrum, "members": members, "share_of_largest": spectrum / largest}

@@ -12,7 +12,6 @@ from plisse.adapt import file
 from plisse.adapt.bits import bits_subspace
 from plisse.adapt.elastic import Point
 from plisse.adapt.layout import decode_layout, encode_layout, layout_of
-from plisse.adapt.opened import save_point
 from plisse.adapt.rounded import round_weights
 from plisse.adapt.sparsity import measure_thresholds, sparsity_subspace
 from plisse.adapt.statistics import measure_statistics
@@ -23,6 +22,7 @@ from plisse.bitstream.container import ELASTIC, STAGE, Section, pack, unpack
 from plisse.bitstream.head import canonical_json, read_json
 from plisse.bitstream.squeeze import expanded, squeezed
 from plisse.core.batch import Batch, BatchList
+from plisse.core.grids import with_grids
 from plisse.core.origin import Origin
 from plisse.errors import FormatError, InputError
 from plisse.networks.build import build
@@ -234,8 +234,18 @@ def test_one_point_is_a_plain_file_with_its_weights_on_their_grid(name, tmp_path
     measure_thresholds(made)
     measure_statistics(made, BATCHES)
     point = made.space.points[1]
-    save_point(made, point, tmp_path / "point.plisse")
-    save(made.elastic().extract(point), tmp_path / "plain.plisse")
-    assert torch.equal(load(tmp_path / "point.plisse")(INPUTS), made.elastic().extract(point)(INPUTS))
+    network = made.elastic().extract(point)
+    save(network, tmp_path / "point.plisse")
+    assert torch.equal(load(tmp_path / "point.plisse")(INPUTS), network(INPUTS))
+    with_grids(network, {})
+    save(network, tmp_path / "plain.plisse")
     sizes = [(tmp_path / f"{kind}.plisse").stat().st_size for kind in ("point", "plain")]
     assert sizes[0] < 0.5 * sizes[1]
+
+
+def test_a_weight_that_was_changed_is_not_written_as_it_was(tmp_path):
+    network = subspace("bits").elastic().extract(subspace("bits").space.largest)
+    with torch.no_grad():
+        network.fc1.weight[0, 0] += 1e-3
+    save(network, tmp_path / "changed.plisse")
+    assert torch.equal(load(tmp_path / "changed.plisse").fc1.weight, network.fc1.weight)

@@ -158,7 +158,8 @@ class Switching:
     """An `Elastic` that makes the network of a point once and then switches between finished networks.
 
     make: the plain network at a point; it may share tensors with others, since none is changed afterwards.
-    point: active at the start; None for the largest. keep: networks held at most; the one used longest ago
+    extract: the same with tensors of its own; a copy of what `make` gives for None. point: active at the
+    start; None for the largest. keep: networks held at most; the one used longest ago
     goes first. A switch to a network that is held swaps one reference.
     """
 
@@ -167,12 +168,13 @@ class Switching:
         space: Space,
         make: Callable[[Point], nn.Module],
         *,
+        extract: Callable[[Point], nn.Module] | None = None,
         point: Point | None = None,
         keep: int = KEPT_NETWORKS,
     ) -> None:
         if keep < 1:
             raise InputError(f"keep={keep}", expected="at least one network")
-        self._space, self._make, self._keep = space, make, keep
+        self._space, self._make, self._extract, self._keep = space, make, extract, keep
         self._held: OrderedDict[Point, nn.Module] = OrderedDict()
         self._lock = threading.RLock()
         first = space.largest if point is None else point
@@ -197,6 +199,8 @@ class Switching:
 
     def extract(self, point: Point) -> nn.Module:
         """The plain network at `point`, with its own tensors, in evaluation mode."""
+        if self._extract is not None:
+            return _at_rest(self._extract(self._space.check(point)))
         return modules.clone(self._network(point))
 
     def prepare(self, points: Iterable[Point]) -> None:

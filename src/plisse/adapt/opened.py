@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from plisse.adapt import file
-from plisse.adapt.elastic import Point, Switching
+from plisse.adapt.elastic import Switching
 from plisse.adapt.subspace import Subspace
 from plisse.bitstream import modelfile
 from plisse.core.origin import origin_of
 from plisse.networks.assets import assets
 from plisse.networks.build import build
-from plisse.networks.open import save
 
 
 def save_subspace(subspace: Subspace, path: str | Path, notes: Mapping[str, Any] | None = None) -> int:
@@ -40,11 +39,6 @@ def open_subspace(path: str | Path, allow: Collection[str] = ()) -> Subspace:
 def open_elastic(path: str | Path, allow: Collection[str] = ()) -> Switching:
     """What serves a file of many operating points; see `open_subspace`."""
     return open_subspace(path, allow).elastic()
-
-
-def save_point(subspace: Subspace, point: Point, path: str | Path) -> None:
-    """Write the network at one point as a plain file, weights on the grids that they are on."""
-    save(subspace.stored_at(point), path)
 
 
 def is_elastic_file(path: str | Path) -> bool:

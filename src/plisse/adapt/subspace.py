@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from plisse.adapt.elastic import Point, Space, Switching
-from plisse.adapt.reparams import Dial, Held
+from plisse.adapt.reparams import Dial
+from plisse.core import modules
+from plisse.core.grids import with_grids
 from plisse.core.reparam import Reparam, Reparametrized
 from plisse.core.stored import Raw
 
@@ -75,12 +77,12 @@ class Subspace(nn.Module):
             _set(network.get_submodule(layer), attributes)
         return network.eval() if self.training else network
 
-    def stored_at(self, point: Point) -> nn.Module:
-        """The network at a point as `save` wants it: tensors that are on grids stay on them in the file."""
-        network = _sharing(self.materialised(point))
+    def extracted(self, point: Point) -> nn.Module:
+        """A plain network at a point with its own tensors; those that are on grids stay on them in its
+        file."""
+        network = modules.clone(self.materialised(point))
         found = {name: settled(each).stored() for name, each in self.wrapped.reparams.items()}
-        held = {name: Held(stored) for name, stored in found.items() if not isinstance(stored.grid, Raw)}
-        return Reparametrized(network, held)
+        return with_grids(network, {name: s for name, s in found.items() if not isinstance(s.grid, Raw)})
 
     def elastic(self, *, keep: int = 16) -> Switching:
         """What serves this subspace: networks are made once per point, `keep` of them held. The weights are a
@@ -93,7 +95,11 @@ class Subspace(nn.Module):
             with lock:
                 return mine.materialised(point)
 
-        return Switching(mine.space, make, keep=keep)
+        def extract(point: Point) -> nn.Module:
+            with lock:
+                return mine.extracted(point)
+
+        return Switching(mine.space, make, extract=extract, keep=keep)
 
 
 def settled(reparam: Reparam) -> Reparam:

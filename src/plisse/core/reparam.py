@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from plisse.core import modules
+from plisse.core.grids import on_its_grid
 from plisse.core.stored import Stored, raw
 
 
@@ -128,7 +129,8 @@ def effective_weight(model: nn.Module, name: str) -> Tensor:
 
 
 def stored_state(model: nn.Module) -> dict[str, Stored]:
-    """What every tensor of the network is stored as: reparametrized ones as they say, others raw."""
+    """What every tensor of the network is stored as: reparametrized ones as they say, others raw, or on the
+    grid that was noted for them (core/grids)."""
     reparams = model.reparams if isinstance(model, Reparametrized) else {}
     result = {}
     for name, value in plain(model).state_dict().items():
@@ -136,8 +138,8 @@ def stored_state(model: nn.Module) -> dict[str, Stored]:
             result[name] = reparams[name].stored()
         else:
             kind = str(value.dtype).removeprefix("torch.")
-            value = value.float() if kind == "bfloat16" else value
-            result[name] = raw(value.detach().cpu().numpy(), kind)
+            array = (value.float() if kind == "bfloat16" else value).detach().cpu().numpy()
+            result[name] = on_its_grid(plain(model), name, array) or raw(array, kind)
     return result
 
 
