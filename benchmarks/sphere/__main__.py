@@ -1,7 +1,7 @@
 """The reduced parameter space: `python -m benchmarks.sphere [--small] [--only PART]`.
 
 training     networks with ReLU on functions of the paper's kind and on two real sets: standard training and
-             the reduced space (20 or 60 runs each, AdamW, cosine, the same steps; the learning rate of each
+             the reduced space (20 runs each, AdamW, cosine, the same steps; the learning rate of each
              method is the one with the least median error on validation data); errors on test data
 storage      bytes of files with and without the canonical form, at 2 to 6 bits, of three digits networks and
              of ResNet-20 where its data are there; scores of the decoded files
@@ -34,6 +34,7 @@ from plisse.train.tasks import open_task
 Record = dict[str, Any]
 Keep = Callable[[Record], Record]
 PARTS = ("equivalence", "order", "steps", "storage", "training")
+RUNS = 20
 SMALL_RUNS, SMALL_STEPS = 4, 100
 
 
@@ -83,7 +84,7 @@ def _keep_storage(name: str, make: Callable[[], nn.Module], task: Task, keep: Ke
 
 
 def measure_training(case: training.Case, small: bool, keep: Keep) -> None:
-    runs = SMALL_RUNS if small else case.runs
+    runs = SMALL_RUNS if small else RUNS
     for count in (SMALL_STEPS,) if small else case.steps:
         for method in training.METHODS:
             rows = keep({}).get("training", [])

@@ -37,7 +37,7 @@ REFERENCE = "folded, per channel"
 SHARED = "canonical, one grid per fan-in"
 BITS = (2, 3, 4, 5, 6)
 CHOSEN = "folded, per channel, range chosen"
-STRETCHES = (0.8, 1.0, 1.2, 1.45, 1.75, 2.1)
+STRETCHES = (0.8, 1.0, 1.2, 1.45)
 NORMS = (2.0, 2.4, 3.0, 4.0, 6.0)  # of the error that a range keeps least: higher clips less
 
 

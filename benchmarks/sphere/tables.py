@@ -53,7 +53,7 @@ def storage(data: Data) -> str:
     rows = data["storage"]
     lines = []
     for network in _networks(rows):
-        for form in dict.fromkeys(row["form"] for row in rows):
+        for form in dict.fromkeys(row["form"] for row in rows if row["network"].startswith(network)):
             cells = [_group(rows, network, form, bits) for bits in (4, 3, 2)]
             lines.append((network, form, *(_bytes_and_score(cell) for cell in cells)))
     text = """Storage: bytes of the file and accuracy of what it decodes to, batch norm folded, small tensors
@@ -87,7 +87,7 @@ HEAD_EQUAL = ("network", "form", "as 4 bits", "as 3 bits", "as 2 bits")
 def _shares(rows: Rows) -> list[tuple[str, ...]]:
     lines = []
     for network in _networks(rows):
-        for form in rows[0]["bytes"]:
+        for form in next(row["bytes"] for row in rows if row["network"].startswith(network)):
             cells = []
             for bits in (4, 3, 2):
                 shares = [
@@ -191,6 +191,8 @@ def _group(rows: Rows, network: str, form: str, bits: int) -> Rows:
 
 
 def _bytes_and_score(rows: Rows) -> str:
+    if not rows:
+        return ""
     return f"{fmean(row['bytes'] for row in rows):,.0f} B, {100 * fmean(row['score'] for row in rows):.2f} %"
 
 

@@ -46,15 +46,13 @@ METHODS: dict[str, Method | None] = {
 @dataclass(frozen=True, eq=False)
 class Case:
     """Inputs [N, d] and targets of three splits. hidden: neurons per layer. batch: samples, 0 for all. steps:
-    of training, each a setting of its own. runs: networks of each method.
-    """
+    of training, each a setting of its own."""
 
     name: str
     hidden: tuple[int, ...]
     splits: tuple[tuple[Tensor, Tensor], ...]
     batch: int = 0
     steps: tuple[int, ...] = (500,)
-    runs: int = 20
 
     @property
     def classes(self) -> int:
@@ -117,8 +115,8 @@ def total_error(model: nn.Module, batch: Batch) -> Loss:
 def cases(small: bool) -> list[Case]:
     """The paper's kind of examples, and two real sets."""
     made = [
-        synthetic("1-D sin(4 pi x) exp(-x^2)", 1, (20,), oscillating, (500, 2000)),
-        synthetic("2-D Franke", 2, (30,), lambda x: franke((x + 1) / 2), (500, 1000), runs=60),
+        synthetic("1-D sin(4 pi x) exp(-x^2)", 1, (20,), oscillating),
+        synthetic("2-D Franke", 2, (30,), lambda x: franke((x + 1) / 2), (500, 1000)),
         synthetic("2-D Franke, two hidden layers", 2, (20, 20), lambda x: franke((x + 1) / 2), (500, 1000)),
         synthetic("5-D Gaussian", 5, (40,), gaussian),
         synthetic("5-D polynomial", 5, (40,), polynomial),
@@ -133,12 +131,11 @@ def synthetic(
     hidden: tuple[int, ...],
     f: Callable[[Tensor], Tensor],
     steps: tuple[int, ...] = (500,),
-    runs: int = 20,
 ) -> Case:
     generator = torch.Generator().manual_seed(0)
     counts = (512 if d > 1 else 256, 500, 2000)
     points = [torch.rand(n, d, generator=generator) * 2 - 1 for n in counts]
-    return Case(name, hidden, tuple((x, f(x)) for x in points), steps=steps, runs=runs)
+    return Case(name, hidden, tuple((x, f(x)) for x in points), steps=steps)
 
 
 def oscillating(x: Tensor) -> Tensor:
