@@ -18,16 +18,16 @@ from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize.activations import Activations
 from plisse.compress.quantize.aware import Aware
 from plisse.compress.quantize.quantize import Quantize
-from plisse.compress.quantize.ranges import MSE, MeanMagnitude, MinMax
+from plisse.compress.quantize.ranges import MSE, MinMax
 from plisse.compress.quantize.rounding import Reconstruct
-from plisse.compress.step import Step, chain
+from plisse.compress.step import Chain, chain
 from plisse.data.mixing import CutOut, MixUp, transformed
 from plisse.train.optimizers import SGD
 
 RECONSTRUCTION = 100  # steps per block
 TRAINING = 120  # batches of 128
 TUNING = 60
-RATE = 0.01
+RATE = 0.005
 HINTS = 0.01
 
 
@@ -53,7 +53,7 @@ STRUCTURED = (Setting("low rank 50 %", "lowrank"), Setting("channels 30 %", "pru
 SETTINGS = {each.name: each for each in (*CALIBRATED, *RECONSTRUCTED, *TRAINED, *STRUCTURED)}
 
 
-def rounded(setting: Setting, seed: int, steps: int = RECONSTRUCTION) -> Step:
+def rounded(setting: Setting, seed: int, steps: int = RECONSTRUCTION) -> Chain:
     """Batch norm folded, first and last layer 8 bits; with reconstruction, as benchmarks.quantization has it:
     BRECQ for weights alone, QDrop where inputs are rounded too."""
     inputs = None if setting.inputs is None else Activations(setting.inputs, MSE())
@@ -76,19 +76,15 @@ def _round(setting: Setting, source: Source, small: bool) -> nn.Module:
 
 
 def _train(setting: Setting, source: Source, small: bool) -> nn.Module:
-    """Training aware of rounding, with the paper's objective: KL, intermediate outputs, mixtures, cut-out."""
+    """Training aware of rounding from calibrated ranges, batch norm folded, with the paper's objective: KL,
+    intermediate outputs, mixtures, cut-out."""
     teacher = original(source.network)
     task = distilled(task_of(source, train=True), teacher, temperature=1.0, hints=HINTS)
     mixed = dataclasses.replace(task, train=transformed(task.train, (MixUp(), CutOut()), source.seed))
-    aware = Aware(10 if small else TRAINING, lr=RATE, optimizer=SGD(weight_decay=5e-5), seed=source.seed)
-    step = Quantize(
-        bits=setting.weights,
-        activations=Activations(setting.inputs or 8, MeanMagnitude()),
-        range=MeanMagnitude() if setting.weights > 2 else MSE(),
-        first_last_bits=8,
-        aware=aware,
-    )
-    return step(teacher, mixed)
+    aware = Aware(10 if small else TRAINING, lr=RATE, optimizer=SGD(), clip=1.0, seed=source.seed)
+    step = rounded(dataclasses.replace(setting, kind="calibrate"), source.seed)
+    quantize = dataclasses.replace(step.steps[1], aware=aware)
+    return chain(step.steps[0], quantize)(teacher, mixed)
 
 
 def _low_rank(setting: Setting, source: Source, small: bool) -> nn.Module:
