@@ -24,7 +24,7 @@ TASK = classification("random", INPUTS, BATCHES, BATCHES, BATCHES)
 
 def subspace():
     net = build(Origin("builtin", "digits_cnn"))
-    made = width_subspace(net, INPUTS, widths=(0.25, 0.5, 0.75, 1.0)).eval()
+    made = width_subspace(net, INPUTS, widths=(0.25, 0.5, 0.6, 0.75, 1.0)).eval()
     measure_statistics(made, BATCHES)
     return made
 
@@ -40,6 +40,15 @@ def test_stored_statistics_are_those_of_a_recalibration_on_the_same_images():
         assert torch.allclose(found, again[width], atol=1e-2)
     assert torch.allclose(shared[1.0], stored[1.0])
     assert not torch.allclose(shared[0.25], stored[0.25], atol=1e-2)
+
+
+def test_no_way_changes_the_subspace_for_the_next():
+    setting = run.Setting(TASK, BATCHES, 1, 0.1, "cpu", statistics=1)
+    made = subspace()
+    points = made.space.points
+    for way in ("between", "shared", "stored"):
+        assert [point for point, _ in run.found(setting, made, way)] == list(points)
+    assert made.space.points == points
 
 
 def test_every_method_makes_a_subspace_of_its_axis_and_small_has_one_of_each():

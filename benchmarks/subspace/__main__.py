@@ -104,6 +104,7 @@ def found(setting: Setting, subspace: Subspace, way: str) -> Iterator[tuple[Poin
     """The network of every listed point, with statistics by one of the ways of `Method`."""
     points = subspace.space.points
     if way == "between":
+        subspace = modules.clone(subspace)  # type: ignore[assignment]
         subspace.dial.space = width_space(SOME_WIDTHS)
         measure_statistics(subspace, setting.task.train, setting.statistics)
     shared = subspace.materialised(subspace.space.largest)
