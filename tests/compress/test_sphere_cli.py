@@ -56,9 +56,11 @@ def compress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (tmp_path / "r.yaml").write_text(json.dumps([step]).replace("-Infinity", "-.inf"))
         command = ["compress", f"sphere_networks:{network}", "--recipe", str(tmp_path / "r.yaml")]
         out = tmp_path / "o.plisse"
-        done = CliRunner().invoke(app, [*command, "-o", str(out), "--json", *arguments])
+        form = () if "--text" in arguments else ("--json",)
+        rest = [argument for argument in arguments if argument != "--text"]
+        done = CliRunner().invoke(app, [*command, "-o", str(out), *form, *rest])
         assert out.exists() == (done.exit_code == 0)
-        return done.exit_code, json.loads(done.stdout)
+        return done.exit_code, json.loads(done.stdout) if form else done.stdout
 
     return run
 
@@ -97,3 +99,10 @@ def test_domains_without_a_box_need_no_calibration_data(compress: Any) -> None:
     code, said = compress("network", {"type": "Unbounded"}, "--task", "sphere_networks:without_calibration")
     assert code == 0
     assert said["steps"][1]["notes"][0] == "exact for all inputs"
+
+
+def test_the_notes_are_printed_below_the_table(compress: Any) -> None:
+    code, said = compress("network", BOX, "--text")
+    assert code == 0
+    assert said.count("exact for inputs in Box") == 1
+    assert "'3' got a bias" in said

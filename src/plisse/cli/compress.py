@@ -206,3 +206,8 @@ def print_result(result: Result) -> None:
     console.print()
     console.print(steps_table(result.steps, result.score_before.unit))
     console.print()
+    said: tuple[str, ...] = ()
+    for row in result.steps:
+        for note in row.notes if row.notes != said else ():
+            console.print(f"{row.name}: {note}", markup=False, soft_wrap=True)
+        said = row.notes
