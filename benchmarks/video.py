@@ -39,7 +39,8 @@ CODEC_CRFS = (16, 20, 24, 28, 32, 36, 40)
 CRFS = (24, 28, 32, 36, 40)
 SMALL_FRAMES, FRAMES = 8, 48
 NETWORK_CRFS = (29, 35)
-NETWORK_FRAMES = 3
+TINY = "carphone/2/3"
+"""What networks alone are measured on: half the sides, 3 frames."""
 
 Row = dict[str, Any]
 
@@ -83,11 +84,11 @@ def _told(row: Row) -> None:
 
 
 def clip(name: str, n_frames: int) -> tuple[list[Frame], Fraction]:
-    """Frames of a clip; "/2" behind its name halves its sides."""
-    base, _, part = name.partition("/")
+    """Frames of a clip; "carphone/2" has half the sides, "carphone/2/3" its first 3 frames."""
+    base, *parts = name.split("/")
     video = open_video(data_set("video", CLIPS[base]))
-    frames = list(video.frames(0, n_frames))
-    return [_halved(frame) for frame in frames] if part else frames, video.rate
+    frames = list(video.frames(0, int(parts[1]) if len(parts) > 1 else n_frames))
+    return [_halved(frame) for frame in frames] if parts else frames, video.rate
 
 
 def _halved(frame: Frame) -> Frame:
@@ -103,7 +104,7 @@ def _row(name: str, point: Point) -> Row:
 
 
 def codec_jobs(n_frames: int) -> Iterator[Job]:
-    for name in (*CLIPS, "carphone/2"):
+    for name in (*CLIPS, TINY):
         for codec in ("x264", "x265"):
             for crf in CODEC_CRFS:
 
@@ -115,7 +116,7 @@ def codec_jobs(n_frames: int) -> Iterator[Job]:
 
 def warp_jobs(n_frames: int) -> Iterator[Job]:
     for preset in ("medium", "fast", "slow"):
-        for name in (*CLIPS, "carphone/2"):
+        for name in (*CLIPS, TINY):
             for crf in CRFS if preset == "medium" or name in CLIPS else ():
 
                 def job(name: str = name, preset: str = preset, crf: int = crf) -> Row:
@@ -134,11 +135,11 @@ def network_jobs(n_frames: int) -> Iterator[Job]:
                     settings = Settings(scheme, "fast", Rate(crf=crf), stepping=stepping)
                     words = f"{scheme} {'steps' if stepping else 'alone'}"
                     return _row(
-                        "carphone/2",
-                        ours(*clip("carphone/2", min(n_frames, NETWORK_FRAMES)), settings, words),
+                        TINY,
+                        ours(*clip(TINY, n_frames), settings, words),
                     )
 
-                yield f"carphone/2 {scheme} {'steps' if stepping else 'alone'} {crf}", job
+                yield f"{TINY} {scheme} {'steps' if stepping else 'alone'} {crf}", job
 
 
 def cost_jobs(n_frames: int) -> Iterator[Job]:
@@ -148,7 +149,7 @@ def cost_jobs(n_frames: int) -> Iterator[Job]:
 
 def _costs(scheme: str, n_frames: int) -> Row:
     """Key frame against steps, and frames per second decoded with one thread and with two."""
-    frames, rate = clip("carphone/2", min(n_frames, NETWORK_FRAMES))
+    frames, rate = clip(TINY, n_frames)
     settings = crf_of(Settings(scheme, "fast"), 31)
     data = encode(frames, rate, settings)
     chunks = list(ClipReader(io.BytesIO(data)))
@@ -164,7 +165,7 @@ def _costs(scheme: str, n_frames: int) -> Row:
         speeds[f"fps_{threads}"] = 1 / float(np.median(took))
     torch.set_num_threads(1)
     return {
-        "clip": "carphone/2", "codec": scheme, "sizes": sizes, "step_share": float(np.mean(sizes[1:]) /
+        "clip": TINY, "codec": scheme, "sizes": sizes, "step_share": float(np.mean(sizes[1:]) /
         sizes[0]), "bytes": len(data), **speeds,
     }  # fmt: skip
 
