@@ -14,7 +14,14 @@ NAMES = (
     "lowrank",
     "lowrank_training",
     "lowrank_tensors",
+    "lowrank.widths",
+    "datafree",
+    "datafree_text",
+    "similarity",
     "sphere",
+    "subspace",
+    "governor",
+    "video",
 )
 
 

@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import mixed_tables, nodata_tables
+from benchmarks.datafree import tables as datafree
+from benchmarks.governor import tables as governor
 from benchmarks.lowrank import tables as lowrank
 from benchmarks.record import RESULTS
 from benchmarks.sphere import tables as sphere
+from benchmarks.subspace import tables as subspace
 from plisse.bitstream.atomic import write_atomic
 
 TARGET = Path(__file__).parent.parent / "docs" / "results.md"
@@ -142,8 +146,16 @@ def latency(data: dict[str, Any]) -> str:
             table(("file", "bytes"), sizes),
             "Channels cut to a latency budget, both networks timed in turns:\n",
             table(("network", "at most", "measured", "kept"), budgets),
+            "Ranks chosen for a latency budget, timed in turns by the processor's clock, random weights:\n",
+            table(("network", "at most", "milliseconds", "faster"), [_ranks(row) for row in data["ranks"]]),
         ]
     )
+
+
+def _ranks(row: dict[str, Any]) -> tuple[Any, ...]:
+    times = row["times"]
+    shown = f"{times['before']['median ms']:.1f} to {times['after']['median ms']:.1f}"
+    return row["network"], row["bound"], shown, f"{times['after']['faster']:.2f}x"
 
 
 def quantization(data: dict[str, Any]) -> str:
@@ -192,26 +204,6 @@ core, all stages so far.
 
 """
     return text + table(("bits", "exact, %", "difference", "bytes", "batches", "minutes"), rows)
-
-
-def mixed(data: dict[str, Any]) -> str:
-    rows = []
-    for row in data["rows"]:
-        scale = 100 if row["network"] == "resnet20" else 1
-        rows.append(
-            (
-                row["network"],
-                row["bits"],
-                f"{row['uniform']['bytes']:,}",
-                f"{scale * row['uniform']['score']:.4g}",
-                f"{row['mixed']['bytes']:,}",
-                f"{scale * row['mixed']['score']:.4g}",
-            )
-        )
-    text = (
-        "## Mixed precision (`python -m benchmarks.mixed_precision`)\n\nEvery width rounded to nearest.\n\n"
-    )
-    return text + table(("network", "bits", "bytes, uniform", "score", "bytes, mixed", "score"), rows)
 
 
 def integer(data: dict[str, Any]) -> str:
@@ -270,13 +262,21 @@ SECTIONS = {
     "quantization_resnet20": quantization,
     "quantization_minilm": quantization,
     "quantization_training": training,
-    "mixed_precision": mixed,
+    "mixed_precision": mixed_tables.section,
     "peers": peers,
     "joint": lowrank.joint,
     "lowrank": lowrank.selectors,
     "lowrank_training": lowrank.training,
     "lowrank_tensors": lowrank.tensors,
+    "lowrank_widths": lowrank.widths,
+    "lowrank_peers": lowrank.peers,
+    "datafree": datafree.section,
+    "datafree_text": nodata_tables.text,
+    "datafree_peers": nodata_tables.peers,
+    "similarity": nodata_tables.similarity,
     "sphere": sphere.section,
+    "subspace": subspace.section,
+    "governor": governor.section,
     "integer": integer,
     "coder": coder,
     "latency": latency,

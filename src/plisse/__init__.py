@@ -51,6 +51,15 @@ _HOME = {
     "RateQuantize": "plisse.compress.quantize.rated",
     "TensorDecompose": "plisse.compress.lowrank.tensors",
     "chain": "plisse.compress.step",
+    # without data
+    "data_free": "plisse.compress.datafree.task",
+    "similarity": "plisse.compress.datafree.similarity",
+    "synthesize": "plisse.compress.datafree.synthesize",
+    # elastic networks
+    "Point": "plisse.adapt.elastic",
+    "open_elastic": "plisse.adapt.opened",
+    "save_subspace": "plisse.adapt.opened",
+    "train_subspace": "plisse.adapt.train",
     # measuring, training, exporting
     "evaluate": "plisse.train.evaluate",
     "fit": "plisse.train.loop",
@@ -64,8 +73,14 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from plisse.adapt.elastic import Point
+    from plisse.adapt.opened import open_elastic, save_subspace
+    from plisse.adapt.train import train_subspace
     from plisse.bitstream.atomic import write_atomic as write
     from plisse.compress.compress import compress
+    from plisse.compress.datafree.similarity import similarity
+    from plisse.compress.datafree.synthesize import synthesize
+    from plisse.compress.datafree.task import data_free
     from plisse.compress.decompose import Decompose
     from plisse.compress.finetune import FineTune
     from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
