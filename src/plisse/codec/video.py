@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -320,7 +319,3 @@ def _last_key(source: BinaryIO, reader: ClipReader, start: int) -> int:
             pass
     source.seek(at)
     return found
-
-
-def file_size(path: str | Path) -> int:
-    return os.stat(path).st_size
