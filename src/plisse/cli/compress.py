@@ -9,9 +9,20 @@ import typer
 
 from plisse.cli import options
 from plisse.cli.failures import reported
-from plisse.cli.nodata import KIND, NONE, Keep, Samples, Scheme, Shape, check_no_data, made_samples
+from plisse.cli.nodata import (
+    KIND,
+    NONE,
+    SCORE_NOTE,
+    Keep,
+    Samples,
+    Scheme,
+    Shape,
+    check_no_data,
+    made_samples,
+)
 from plisse.cli.opening import kind, open_named_task, open_network
 from plisse.cli.output import check_outputs, counted, print_json, stdout, working
+from plisse.cli.output import note as remark
 from plisse.cli.quantizing import (
     Activations,
     Bits,
@@ -172,6 +183,8 @@ def compress(
             title = f"{Path(model).name} {'without data' if made is not None else f'on {name}'}"
             write_report(result, report, title=title, exhibits=(made.exhibit,) if made is not None else ())
     _show(result, out, report, as_json)
+    if made is not None and not as_json:
+        remark(SCORE_NOTE)
 
 
 def _allowed(model: str, allow: list[str] | None) -> tuple[str, ...]:

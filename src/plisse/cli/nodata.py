@@ -27,6 +27,10 @@ SHAPES = {"digits_cnn": (1, 8, 8), "resnet20": (3, 32, 32), "resnet56": (3, 32, 
 SHAPE = re.compile(r"\d{1,5}(x\d{1,5}){0,3}")
 BATCH = 64  # images that are made together
 SENTENCES_SHOWN = 12
+SCORE_NOTE = (
+    "agreement on made samples is no accuracy, and falls faster: they often lie between classes; score the "
+    "file on data of yours with plisse evaluate"
+)
 
 
 class SchemeName(StrEnum):

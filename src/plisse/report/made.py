@@ -25,8 +25,8 @@ def made_images(made: Synthetic) -> Exhibit:
         f"No data were used. In their place {len(made)} images were made from the network alone, in "
         f"{found.seconds:.0f} s. {how} They show nothing that exists. The network's mean confidence in them "
         f"is {100 * found.confidence:.0f} %{apart}. Four fifths served as calibration. The score is how "
-        "often the compressed network puts the other fifth into the class that the original does; that is "
-        "not its accuracy."
+        "often the compressed network puts the other fifth into the class that the original does. That is "
+        "not its accuracy: such images often lie between classes, where a small change turns the answer."
     )
     if made.domain is None:
         return Exhibit(HEADING, words)
