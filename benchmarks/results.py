@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import mixed_tables, nodata_tables
+from benchmarks import mixed_tables, nodata_tables, video
 from benchmarks.datafree import tables as datafree
 from benchmarks.governor import tables as governor
 from benchmarks.lowrank import tables as lowrank
@@ -275,6 +275,7 @@ SECTIONS = {
     "datafree_peers": nodata_tables.peers,
     "similarity": nodata_tables.similarity,
     "sphere": sphere.section,
+    "video_small": video.section,
     "subspace": subspace.section,
     "governor": governor.section,
     "integer": integer,
