@@ -224,9 +224,9 @@ def section(data: dict[str, Any]) -> str:
     return (
         """## Video (`python -m benchmarks.video --small`)
 
-Bytes of the stream at equal PSNR of luma, from decoded frames; x264 and x265 with preset slow and without the text
-that they write about themselves. Geometric means over our points that lie inside the other curve. Short, small clips
-only; the codec was tuned on the first frames of carphone.
+Bytes of the stream at equal PSNR of luma, from decoded frames; x264 and x265 with preset slow and without the
+text that they write about themselves. Geometric means over our points that lie inside the other curve. Short,
+small clips only; the codec was tuned on the first frames of carphone.
 
 """
         + "\n".join(lines)
