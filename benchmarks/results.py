@@ -11,6 +11,7 @@ from benchmarks import mixed_tables, nodata_tables, video
 from benchmarks.datafree import tables as datafree
 from benchmarks.governor import tables as governor
 from benchmarks.lowrank import tables as lowrank
+from benchmarks.peers import tables as peers_tables
 from benchmarks.record import RESULTS
 from benchmarks.sphere import tables as sphere
 from benchmarks.subspace import tables as subspace
@@ -231,26 +232,6 @@ Same predictions on {agreement["network"]}: {same}.
     return text + table(("network", "threads", "form", "median, ms", "faster"), rows)
 
 
-def peers(data: dict[str, Any]) -> str:
-    """The best score of every tool in every setting."""
-    best: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in (row for row in data["rows"] if "score" in row):
-        key = (row["network"], row["setting"], row["tool"])
-        if key not in best or row["score"] > best[key]["score"]:
-            best[key] = row
-    rows = [
-        (*key, row["method"], f"{row['score']:.2f}", f"{row['bytes']:,}", row["bytes_of"])
-        for key, row in sorted(best.items())
-    ]
-    text = """## Other quantizers on the same networks (`python -m benchmarks.peers`)
-
-Each in its own environment, the best of its methods by score on the test images themselves, which favours it. Scores
-are percent (Spearman times 100 for MiniLM). Not all of their methods were run: the JSON says which.
-
-"""
-    return text + table(("network", "setting", "tool", "method", "score", "bytes", "what was measured"), rows)
-
-
 def signed(difference: list[float]) -> str:
     value, low, high = (100 * part for part in difference)
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -263,7 +244,7 @@ SECTIONS = {
     "quantization_minilm": quantization,
     "quantization_training": training,
     "mixed_precision": mixed_tables.section,
-    "peers": peers,
+    "peers": peers_tables.section,
     "joint": lowrank.joint,
     "lowrank": lowrank.selectors,
     "lowrank_training": lowrank.training,

@@ -261,3 +261,24 @@ def test_weights_for_a_file_that_has_its_own_are_refused(calls: Calls, tmp_path:
 
 def test_profile_wants_each_network_once(calls: Calls) -> None:
     assert plisse("profile", "a.plisse", "a.plisse").exit_code == 2
+
+
+def test_a_strict_integer_export_refuses_layers_without_an_integer_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recurrent_network.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.lstm, self.head = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.head(self.lstm(x.flatten(1, 2))[0][:, -1])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["export", "recurrent_network:Net", "--onnx", str(tmp_path / "o.onnx"), "--integer", "--strict"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 8, done.output
+    assert "lstm" in done.stderr
+    assert not (tmp_path / "o.onnx").exists()

@@ -42,6 +42,7 @@ from plisse.compress.split import SplitOutliers
 from plisse.compress.step import chain
 from plisse.core.batch import Batch, BatchList, call
 from plisse.core.reparam import baked
+from plisse.data.mixing import CutOut
 from plisse.errors import InputError
 from plisse.train.task import Task, classification
 
@@ -70,6 +71,7 @@ CASES = [
     Quantize(bits=4, granularity=PerBlock(2, 8), activations=Activations(dynamic="row")),
     MixedPrecision("bytes=0.3x", bits=(2, 4, 8)),
     chain(FoldForTraining(), FineTune(steps=2)),
+    FineTune(steps=2, transforms=(CutOut(),)),
     Factorize({"4": 2}, whitened=True),
     Decompose(0.3, Uniform(), steps=2, finetune=2, statistics=2),
     chain(Factorize({"4": 2}), Balance()),

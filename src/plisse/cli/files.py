@@ -37,6 +37,13 @@ Integer = Annotated[
         help="8-bit integers (QDQ), with ranges from the task's calibration samples.",
     ),
 ]  # fmt: skip
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", rich_help_panel=options.OUTPUT,
+        help="With --integer: fail where a layer would stay in floating point.",
+    ),
+]  # fmt: skip
 
 
 @reported
@@ -67,6 +74,7 @@ def export(
     task: options.Task = "digits",
     data: options.Data = None,
     seed: options.Seed = 0,
+    strict: Strict = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a network or a .plisse file as ONNX, checked against it with ONNX Runtime.
@@ -83,7 +91,7 @@ def export(
         say(f"exporting to {onnx}")
         if integer:
             samples = [batch.inputs for batch in opened.calibration]
-            found = to_integer_onnx(network, opened.example, samples, onnx)
+            found = to_integer_onnx(network, opened.example, samples, onnx, strict=strict)
         else:
             found = to_onnx(network, opened.example, onnx)
     if as_json:

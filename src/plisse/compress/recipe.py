@@ -57,6 +57,7 @@ from plisse.compress.sphere.shared import SharedGrid
 from plisse.compress.split import SplitOutliers
 from plisse.compress.step import Chain, Step, chain
 from plisse.core.config import from_data, to_data
+from plisse.data.mixing import CutOut, MixUp
 from plisse.errors import InputError
 from plisse.train.optimizers import SGD, AdamW
 from plisse.train.schedules import Constant, Cosine, Cubic
@@ -99,7 +100,7 @@ SENSITIVITIES: tuple[type, ...] = (
     *(Perturbation, HessianTrace, HessianEigenvalue, Fisher, Itself, SampledLabels, Labels),
     *(Blend, LearnedRange, BitPlanes),
 )
-TRAINING: tuple[type, ...] = (SGD, AdamW, Cosine, Constant, Cubic)
+TRAINING: tuple[type, ...] = (SGD, AdamW, Cosine, Constant, Cubic, MixUp, CutOut)
 VALUES = (*PRUNING, *LOW_RANK, *GRIDS, *RANGES, *ROUNDINGS, *AWARE, *SENSITIVITIES, *TRAINING)
 TYPES = {kind.__name__: kind for kind in (*STEPS, *VALUES)}
 """Every type that a recipe may name."""

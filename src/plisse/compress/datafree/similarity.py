@@ -59,7 +59,8 @@ def similarity(
     divergence of the data's moments from the stored ones; mean over channels, then over layers.
 
     Moments are pooled over all samples, so that their order does not matter. At most `samples` are read, from
-    batches drawn from one epoch, and put into random order; blocks of up to 32 are resampled for the interval.
+    batches drawn from one epoch, and put into random order; blocks of up to 32 are resampled for the
+    interval.
     Where batches come sorted by class (their labels, or else the network's own, differ between batches by
     more than chance) a UserWarning says so: one value per batch of such a loader would be too large.
 
