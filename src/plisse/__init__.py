@@ -52,9 +52,12 @@ _HOME = {
     "TensorDecompose": "plisse.compress.lowrank.tensors",
     "chain": "plisse.compress.step",
     # without data
+    "DriftMonitor": "plisse.compress.datafree.drift",
     "data_free": "plisse.compress.datafree.task",
+    "learned_limits": "plisse.compress.datafree.drift",
     "similarity": "plisse.compress.datafree.similarity",
     "synthesize": "plisse.compress.datafree.synthesize",
+    "synthetic_sentences": "plisse.compress.datafree.tokens",
     # elastic networks
     "Point": "plisse.adapt.elastic",
     "open_elastic": "plisse.adapt.opened",
@@ -78,9 +81,11 @@ if TYPE_CHECKING:
     from plisse.adapt.train import train_subspace
     from plisse.bitstream.atomic import write_atomic as write
     from plisse.compress.compress import compress
+    from plisse.compress.datafree.drift import DriftMonitor, learned_limits
     from plisse.compress.datafree.similarity import similarity
     from plisse.compress.datafree.synthesize import synthesize
     from plisse.compress.datafree.task import data_free
+    from plisse.compress.datafree.tokens import synthetic_sentences
     from plisse.compress.decompose import Decompose
     from plisse.compress.finetune import FineTune
     from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
