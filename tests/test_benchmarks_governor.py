@@ -108,5 +108,6 @@ def test_the_table_shows_every_row() -> None:
     }
     shown = tables.section(data)
     assert shown.count("\n| ") == 4
+    assert "Another run, due in 50 ms" in tables.section(data, data)
     for words in ("governor |", "largest, fixed | 50.0 %", "due in 50 ms", "a (10.0 ms, 90.0 %"):
         assert words in shown

@@ -79,13 +79,15 @@ def played(net: Elastic, found: Profile, size: str) -> dict[str, Any]:
     script = Script(INTERVAL * slowest, DEADLINE * slowest, PHASE_SECONDS, PHASE_SECONDS, seconds)
     points = {"largest": rows[-1].point, "smallest": rows[0].point}
     requests: dict[str, list[Row]] = {name: [] for name in POLICIES}
+    rounds: list[dict[str, Any]] = []
     counts = {"switches": 0, "taken_back": 0}
     for number in range(ROUNDS[size]):
         for name in (*POLICIES[number % 3 :], *POLICIES[: number % 3]):
             here = dataclasses.replace(script, seed=number)
             answers, decisions, start = one(net, found, here, points.get(name), images)
             requests[name] += answers
-            print(number, name, summary(answers, here), flush=True)
+            rounds.append({"round": number, "policy": name, **summary(answers, here)})
+            print(rounds[-1], flush=True)
             if name == "governor":
                 swung = swings(decisions, [row.point for row in rows], here, start)
                 counts = {key: counts[key] + swung[key] for key in counts}
@@ -96,7 +98,8 @@ def played(net: Elastic, found: Profile, size: str) -> dict[str, Any]:
         "seconds_between_pauses": times,
         "profile": [dataclasses.asdict(row) for row in found.rows],
         "governor": {"policy": str(Deadline()), "dwell": DWELL, **counts},
-        "results": {name: summary(rows, script) for name, rows in requests.items()},
+        "results": {name: summary(answers, script) for name, answers in requests.items()},
+        "rounds": rounds,
     }
 
 

@@ -8,8 +8,11 @@ Row = dict[str, Any]
 NAMES = {"governor": "governor", "largest": "largest, fixed", "smallest": "smallest, fixed"}
 
 
-def section(data: Row) -> str:
-    """Misses, latency and accuracy with the governor beside the two fixed points."""
+def section(data: Row, other: Row | None = None) -> str:
+    """Misses, latency and accuracy with the governor beside the two fixed points.
+
+    other: another run, of which the misses are told.
+    """
     script, governor = data["script"], data["governor"]
     head = ("", "late", "late, idle", "late, loaded", "p95 ms", "accuracy %", "right and in time %")
     body = [
@@ -35,7 +38,19 @@ def section(data: Row) -> str:
 Accuracy is that of all answers, late ones too. The governor switched {governor["switches"]} times;
 {governor["taken_back"]} rises were taken back within the same phase.
 
-{_table(head, body)}"""
+The networks saw the images of `val` when they were trained, so that only the order of these scores means
+something.
+
+{_table(head, body)}{_told(other) if other else ""}"""
+
+
+def _told(other: Row) -> str:
+    """The misses of another run in a sentence."""
+    late = ", ".join(f"{NAMES[name]} {100 * row['missed']:.1f} %" for name, row in other["results"].items())
+    due = 1e3 * other["script"]["deadline"]
+    return f"""
+Another run, due in {due:.0f} ms, with other work on the machine in one of its three rounds: late {late}.
+"""
 
 
 def _table(head: tuple[str, ...], body: list[list[str]]) -> str:
