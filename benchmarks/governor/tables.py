@@ -49,7 +49,7 @@ def _told(other: Row) -> str:
     late = ", ".join(f"{NAMES[name]} {100 * row['missed']:.1f} %" for name, row in other["results"].items())
     due = 1e3 * other["script"]["deadline"]
     return f"""
-Another run, due in {due:.0f} ms, with other work on the machine in one of its three rounds: late {late}.
+Another run, due in {due:.0f} ms, one of whose three rounds was much slower than the others: late {late}.
 """
 
 
