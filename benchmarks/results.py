@@ -237,6 +237,11 @@ def signed(difference: list[float]) -> str:
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def _governor(data: dict[str, Any]) -> str:
+    path = RESULTS / "governor_disturbed.json"
+    return governor.section(data, *([json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []))
+
+
 SECTIONS = {
     "cifar": cifar,
     "minilm": minilm,
@@ -258,7 +263,7 @@ SECTIONS = {
     "sphere": sphere.section,
     "video_small": video.section,
     "subspace": subspace.section,
-    "governor": governor.section,
+    "governor": _governor,
     "integer": integer,
     "coder": coder,
     "latency": latency,
@@ -272,7 +277,7 @@ def main() -> None:
         if path.exists():
             data = json.loads(path.read_text(encoding="utf-8"))
             versions = data["machine"]["versions"]
-            parts.append(section(data))
+            parts.append(section(data).rstrip() + "\n")
             parts.append(
                 f"Machine: {data['machine']['processor']}, {data['machine']['cores']} cores, "
                 f"{data['machine']['threads']} threads, torch {versions['torch']}.\n"

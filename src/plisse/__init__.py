@@ -59,8 +59,12 @@ _HOME = {
     "synthesize": "plisse.compress.datafree.synthesize",
     "synthetic_sentences": "plisse.compress.datafree.tokens",
     # elastic networks
+    "Governed": "plisse.adapt.governed",
+    "Governor": "plisse.adapt.governor",
     "Point": "plisse.adapt.elastic",
     "open_elastic": "plisse.adapt.opened",
+    "profile": "plisse.adapt.profiling",
+    "read_profile": "plisse.cost.kept",
     "save_subspace": "plisse.adapt.opened",
     "train_subspace": "plisse.adapt.train",
     # measuring, training, exporting
@@ -77,7 +81,10 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from plisse.adapt.elastic import Point
+    from plisse.adapt.governed import Governed
+    from plisse.adapt.governor import Governor
     from plisse.adapt.opened import open_elastic, save_subspace
+    from plisse.adapt.profiling import profile
     from plisse.adapt.train import train_subspace
     from plisse.bitstream.atomic import write_atomic as write
     from plisse.compress.compress import compress
@@ -103,6 +110,7 @@ if TYPE_CHECKING:
     from plisse.core.batch import Batch
     from plisse.core.origin import Origin, with_origin
     from plisse.cost.budget import Budget, Cost
+    from plisse.cost.kept import read_profile
     from plisse.cost.measure import measure
     from plisse.errors import PlisseError
     from plisse.export import to_integer_onnx, to_onnx
