@@ -15,6 +15,7 @@ NAMES = (
     "lowrank_training",
     "lowrank_tensors",
     "lowrank.widths",
+    "lowrank.peers",
     "datafree",
     "datafree_text",
     "similarity",
