@@ -131,7 +131,7 @@ def test_a_stream_that_breaks_off_gives_its_whole_frames():
 
 def test_frames_that_round_otherwise_are_told(monkeypatch):
     data = encode(moving(2), RATE, TINY)
-    monkeypatch.setattr("plisse.codec.video.frame_check", lambda planes: frame_check(planes) ^ 1)
+    monkeypatch.setattr("plisse.codec.reading.frame_check", lambda planes: frame_check(planes) ^ 1)
     with pytest.warns(UserWarning, match="not the frame that the encoder saw"):
         decoded(data)
 

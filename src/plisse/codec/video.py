@@ -5,65 +5,24 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from plisse.codec.pictures import Planes
+from plisse.codec.encoder import Coded, Encoder, Settings, is_cut
 from plisse.codec.presets import scheme_of
-from plisse.codec.rate import Controller, Rate, luma_quality
-from plisse.codec.scheme import Scheme, State
-from plisse.codec.stream import (
-    Chunk,
-    ClipReader,
-    Header,
-    chunk_bytes,
-    end_bytes,
-    frame_check,
-    header_bytes,
-)
+from plisse.codec.rate import Rate
+from plisse.codec.reading import Clip, decode, open_clip
+from plisse.codec.scheme import Scheme
+from plisse.codec.stream import ClipReader, Header, end_bytes, header_bytes
 from plisse.data.frames import Frame
 from plisse.data.video import Video
-from plisse.errors import FormatError, InputError, OutputError
+from plisse.errors import InputError, OutputError
 
-MIDDLE = Rate(crf=28.0)
-CUT = 20.0
-"""Mean difference of luma, averaged over 8 x 8 pixels, from which on a frame begins a scene."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """scheme: "warp", "conv", "siren" or "fourier". preset: fast, medium or slow. rate: quality or target.
-    key_interval: at most so many frames from key frame to key frame. scene_cuts: key frames where the picture
-    changes as a whole. stepping: false makes every frame a key frame."""
-
-    scheme: str = "warp"
-    preset: str = "medium"
-    rate: Rate = MIDDLE
-    key_interval: int = 250
-    scene_cuts: bool = True
-    stepping: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.key_interval < 1:
-            raise InputError(f"a key-frame interval of {self.key_interval}", expected="1 or more")
-
-
-@dataclass(frozen=True)
-class Coded:
-    """What became of a frame. bytes: of its chunk. quality: PSNR of luma in dB."""
-
-    index: int
-    key: bool
-    bytes: int
-    crf: float
-    quality: float
-
+__all__ = [
+    "Clip", "Coded", "Rate", "Settings",
+    "decode", "encode", "encode_file", "encode_to", "is_cut", "open_clip",
+]  # fmt: skip
 
 Report = Callable[[Coded], None]
 
@@ -95,7 +54,7 @@ def encode_to(
         raise InputError("a video without frames", expected="at least one")
     header, scheme = _started(first, Fraction(rate), settings)
     out.write(header_bytes(header))
-    return _go_on(out, _chained(first, items), _Encoder(header, scheme, settings), report)
+    return _go_on(out, _chained(first, items), Encoder(header, scheme, settings), report)
 
 
 def encode_file(
@@ -133,7 +92,7 @@ def _resumed(out: BinaryIO, video: Video, settings: Settings, report: Report) ->
             raise InputError(
                 f"a file of {reader.header}", expected=f"{header}", hint="the options of the first run"
             )
-        encoder = _Encoder(header, scheme, settings)
+        encoder = Encoder(header, scheme, settings)
         originals, at = _chained(first, frames), reader.offset
         for chunk in reader:
             original = next(originals, None)
@@ -161,68 +120,7 @@ def _started(first: Frame, rate: Fraction, settings: Settings) -> tuple[Header, 
     ), scheme
 
 
-class _Encoder:
-    """State after the last frame, and what chooses the next."""
-
-    def __init__(self, header: Header, scheme: Scheme, settings: Settings) -> None:
-        self.header, self.scheme, self.settings = header, scheme, settings
-        pixels = header.height * header.width
-        offset = getattr(scheme, "key_offset", 0.0)
-        self.controller = Controller(settings.rate, pixels, settings.key_interval, offset)
-        self.state: State | None = None
-        self.last: Tensor | None = None
-        self.index = self.since_key = 0
-
-    def chunk(self, frame: Frame) -> tuple[bytes, Coded]:
-        """The next frame as bytes."""
-        if frame.size != self.header.size:
-            raise InputError(
-                f"frame {self.index} of {frame.size}", expected=f"{self.header.size} as the first"
-            )
-        planes = frame.with_chroma("420").planes
-        key, seed = self._is_key(planes[0]), self.settings.seed + self.index
-        before = None if key else self.state
-        tried: dict[float, tuple[bytes, State]] = {}
-
-        def trial(crf: float) -> tuple[int, float]:
-            tried[crf] = self.scheme.encode(planes, before, crf, seed)
-            return len(tried[crf][0]), luma_quality(tried[crf][1].planes, planes)
-
-        crf = self.controller.for_key(trial) if key else self.controller.for_step()
-        payload, state = tried.get(crf) or self.scheme.encode(planes, before, crf, seed)
-        time = None if frame.time == self.index / self.header.rate else frame.time
-        data = chunk_bytes(key, payload, crf, state.planes, time)
-        coded = self._moved(planes, state, key, len(data), crf)
-        return data, coded
-
-    def replay(self, frame: Frame, chunk: Chunk) -> None:
-        """A frame that is in the file already."""
-        before = None if chunk.key else self.state
-        state = self.scheme.decode(chunk.payload, before, chunk.payload_offset, chunk.crf)
-        self._moved(frame.with_chroma("420").planes, state, chunk.key, chunk.length, chunk.crf)
-
-    def _moved(self, planes: Planes, state: State, key: bool, n_bytes: int, crf: float) -> Coded:
-        quality = luma_quality(state.planes, planes)
-        self.controller.seen(key, n_bytes, quality, crf)
-        coded = Coded(self.index, key, n_bytes, crf, quality)
-        self.state, self.last = state, planes[0]
-        self.since_key = 1 if key else self.since_key + 1
-        self.index += 1
-        return coded
-
-    def _is_key(self, luma: Tensor) -> bool:
-        if self.last is None or not self.settings.stepping or self.since_key >= self.settings.key_interval:
-            return True
-        return self.settings.scene_cuts and is_cut(self.last, luma)
-
-
-def is_cut(before: Tensor, after: Tensor) -> bool:
-    """Whether a scene begins: luma [H, W] differs even when averaged over 8 x 8 pixels."""
-    a, b = (F.avg_pool2d(x.float()[None, None], 8, ceil_mode=True) for x in (before, after))
-    return float((a - b).abs().mean()) > CUT
-
-
-def _go_on(out: BinaryIO, frames: Iterable[Frame], encoder: _Encoder, report: Report) -> int:
+def _go_on(out: BinaryIO, frames: Iterable[Frame], encoder: Encoder, report: Report) -> int:
     complete = False
     try:
         for frame in frames:
@@ -236,86 +134,3 @@ def _go_on(out: BinaryIO, frames: Iterable[Frame], encoder: _Encoder, report: Re
             out.write(end_bytes(encoder.index, complete))
             out.flush()
     return encoder.index
-
-
-@dataclass(frozen=True)
-class Clip:
-    """An encoded clip. Iterating decodes frame by frame; chunks are indexed by a scan, without decoding."""
-
-    path: Path
-
-    @property
-    def header(self) -> Header:
-        with open(self.path, "rb") as file:
-            return ClipReader(file).header
-
-    def chunks(self) -> list[Chunk]:
-        """Of all whole frames; a warning where the file breaks off."""
-        with open(self.path, "rb") as file:
-            return list(ClipReader(file))
-
-    def frames(self, start: int = 0, size: tuple[int, int] | None = None) -> Iterator[Frame]:
-        """Frames from `start` on, decoded from the key frame before. size: see `decode`."""
-        with open(self.path, "rb") as file:
-            yield from decode(file, start, size)
-
-
-def open_clip(path: str | Path) -> Clip:
-    """Raises InputError for a missing file, FormatError for one that is no clip."""
-    if not Path(path).is_file():
-        raise InputError(
-            f"{str(path)!r}, which is no file", expected="a clip that `plisse video encode` wrote"
-        )
-    clip = Clip(Path(path))
-    _ = clip.header
-    return clip
-
-
-def decode(stream: BinaryIO | bytes, start: int = 0, size: tuple[int, int] | None = None) -> Iterator[Frame]:
-    """Frames of a clip as its bytes arrive, from frame `start` on.
-
-    size: height and width of what comes out, for coordinate networks. Frames before the last key frame up to
-    `start` are not decoded where the stream can seek.
-
-    Warns where the stream breaks off, and where a frame is not the one that the encoder had (another machine
-    may round otherwise). Raises FormatError for damage, InputError for a size that the network cannot give.
-    """
-    source = io.BytesIO(stream) if isinstance(stream, bytes) else stream
-    reader = ClipReader(source)
-    scheme, _ = scheme_of(reader.header.scheme, "", reader.header.size, reader.header.numbers)
-    first = _last_key(source, reader, start) if start else 0
-    state: State | None = None
-    strange = 0
-    for index, chunk in enumerate(reader):
-        if index < first:
-            continue
-        state = scheme.decode(chunk.payload, None if chunk.key else state, chunk.payload_offset, chunk.crf)
-        strange += frame_check(state.planes) != chunk.check
-        if strange == 1 and frame_check(state.planes) != chunk.check:
-            warnings.warn(f"frame {index} is not the frame that the encoder saw", stacklevel=2)
-        if index >= start:
-            planes = state.planes if size is None else scheme.resized(state, size)
-            yield Frame(planes, reader.header.colour, _time(chunk, index, reader.header))
-
-
-def _time(chunk: Chunk, index: int, header: Header) -> Fraction:
-    return index / header.rate if chunk.time is None else chunk.time
-
-
-def _last_key(source: BinaryIO, reader: ClipReader, start: int) -> int:
-    """The number of the last key frame up to `start`; 0 where the stream cannot seek."""
-    if not source.seekable():
-        return 0
-    at, found = source.tell(), 0
-    source.seek(at - reader.offset)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for index, chunk in enumerate(ClipReader(source)):
-                if index > start:
-                    break
-                found = index if chunk.key else found
-        except FormatError:
-            pass
-    source.seek(at)
-    return found
