@@ -83,9 +83,17 @@ def test_values_enter_as_in_the_reference(name: str, grid: Symbols) -> None:
 def test_sums_are_rescaled_in_place(rows: int) -> None:
     total, scale, shift = noise(5, 9), noise(rows, 1, seed=1), noise(9, seed=2)
     wanted = total * scale + shift
-    found = rescale(total, scale, shift)
+    (found,) = rescale(total, scale, shift, (9,))
     assert found is total
     torch.testing.assert_close(found, wanted)
+
+
+def test_sums_are_rescaled_to_parts() -> None:
+    total, scale, shift = noise(5, 9), noise(5, 1, seed=1), noise(9, seed=2)
+    wanted = total * scale + shift
+    found = rescale(total, scale, shift, (2, 4, 3))
+    assert [part.is_contiguous() for part in found] == [True] * 3
+    torch.testing.assert_close(torch.cat(found, 1), wanted)
 
 
 @pytest.mark.parametrize("kernels", [True, False])
@@ -132,6 +140,8 @@ def test_layers_on_one_tensor_round_it_once(symmetric: bool, monkeypatch: pytest
     x = noise(3, 8, seed=4)
     first, again = network(x), copy.deepcopy(network)(x)
     assert len(rounds) == 2 * 2  # for three layers, and after the change
+    assert isinstance(network.query, DynamicLinear)
+    assert tuple(network.query.packed.scale.shape) == (24,)  # one product for the three
     assert torch.equal(first, again)
     torch.testing.assert_close(first, small(x).detach(), rtol=1e-4, atol=1e-4)
     groups = {
@@ -144,9 +154,14 @@ def test_layers_on_one_tensor_round_it_once(symmetric: bool, monkeypatch: pytest
 def test_siblings_called_alone_or_with_other_tensors_round_for_themselves() -> None:
     _, network = shared()
     layers: list[DynamicLinear] = [getattr(network, name) for name in ("query", "key", "value")]
-    alone = [copy.deepcopy(layer) for layer in layers]
-    for layer in alone:
-        layer.shared = None
+    group = layers[0].shared
+    assert isinstance(group, Siblings)
+    joined = group.joined.packed
+    symbols, scales, biases = joined.weight.to_dense().T.split(8), joined.scale.split(8), joined.bias.split(8)
+    alone = [
+        DynamicLinear(IntegerWeight(part, scale), bias, group.joined.how, kernels=True)
+        for part, scale, bias in zip(symbols, scales, biases, strict=True)
+    ]
     x, y = noise(3, 8), noise(3, 8, seed=1)
     layers[0](x)
     assert torch.equal(layers[1](y), alone[1](y))

@@ -29,6 +29,7 @@ from plisse.export.onnx import OPSET, check, has_sequences, onnx_bytes
 from plisse.export.report import ExportReport
 from plisse.export.rotated import rotated_layers, rotated_nodes, with_names
 from plisse.export.session import feeds, open_session, optional, relative_difference, runner, silence
+from plisse.export.shapes import with_plain_shapes
 from plisse.export.stem import with_fast_stems
 
 Range = Literal["minmax", "percentile"]
@@ -130,7 +131,7 @@ def _images(model: nn.Module, example: Inputs) -> bytes:
 
 def _text(model: nn.Module, example: Inputs) -> bytes:
     """With attention as one operator, or as the exporter writes it where that gives something else."""
-    floating = onnx_bytes(model, example, OPSET, within=FusedAttention())
+    floating = with_plain_shapes(onnx_bytes(model, example, OPSET, within=FusedAttention()))
     try:
         check(floating, model, example)
     except ExportError:

@@ -37,7 +37,7 @@ class DynamicLinear(nn.Module):
         kernels: bool,
     ) -> None:
         super().__init__()
-        how = how or DynamicQuantizer(8, "row", symmetric=True)
+        self.how = how = how or DynamicQuantizer(8, "row", symmetric=True)
         self.bits, self.whole, self.symmetric = how.bits, how.unit == "tensor", how.symmetric
         self.out_features, self.in_features = weight.symbols.shape
         self.kernels = kernels
@@ -50,11 +50,17 @@ class DynamicLinear(nn.Module):
         self.sums = symbols.sum(1, dtype=torch.int32) * scale
         self.factor = _float(factor)
         self.shared: Siblings | None = None
+        self.place = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts(x, (self.out_features,))[0] if self.shared is None else self.shared(x, self.place)
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        symbols, scale, zero = self.shared(self, x) if self.shared else self.symbols(x)
+    def parts(self, x: Tensor, widths: tuple[int, ...]) -> list[Tensor]:
+        """The outputs, as tensors of so many columns each."""
+        symbols, scale, zero = self.symbols(x)
         p = self.packed
+        assert p.bias is not None
         if self.kernels:
             total = onednn.qlinear_pointwise(
                 symbols, 1.0, 0, p.weight, p.scale, p.zeros, None, 1.0, 0, torch.float32, "none", [], ""
@@ -63,9 +69,11 @@ class DynamicLinear(nn.Module):
             total = F.linear(symbols.to(torch.int32), p.weight.to(torch.int32)).float() * p.scale
         if zero is not None:
             total.addcmul_(zero, self.sums, value=-1)
-        assert p.bias is not None
-        out = rescale(total, scale.float(), p.bias) if self.kernels else torch.addcmul(p.bias, total, scale)
-        return out.reshape(*x.shape[:-1], self.out_features)
+        if self.kernels:
+            done = rescale(total, scale.float(), p.bias, widths)
+        else:
+            done = list(torch.addcmul(p.bias, total, scale).split(widths, 1))
+        return [part.reshape(*x.shape[:-1], part.shape[1]) for part in done]
 
     def symbols(self, x: Tensor) -> Rounded:
         """Symbols of the rows of `x`, their scale [rows or 1, 1] and, where they are unsigned, zero point."""
@@ -92,21 +100,26 @@ class DynamicLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}"
 
 
-class Siblings:
-    """Layers that read one tensor, such as queries, keys and values: the first rounds it for all.
+class Siblings(nn.Module):
+    """Layers that read one tensor, such as queries, keys and values: the first rounds and multiplies it for
+    all, in one product, and each takes its own columns.
 
-    first, last: in the order in which the network calls them; the last lets the tensor go.
+    layers: in the order in which the network calls them; the last lets the tensor go. Weights move here.
     """
 
-    def __init__(self, first: DynamicLinear, last: DynamicLinear) -> None:
-        self.first, self.last = first, last
-        self.kept: tuple[Tensor, Rounded] | None = None
+    def __init__(self, layers: list[DynamicLinear]) -> None:
+        super().__init__()
+        self.widths = tuple(layer.out_features for layer in layers)
+        self.joined = _joined(layers)
+        self.kept: tuple[Tensor, list[Tensor]] | None = None
+        for place, layer in enumerate(layers):
+            layer.shared, layer.place, layer.packed = self, place, self.joined.packed
 
-    def __call__(self, layer: DynamicLinear, x: Tensor) -> Rounded:
-        kept = None if layer is self.first else self.kept
-        found = kept[1] if kept is not None and kept[0] is x else layer.symbols(x)
-        self.kept = None if layer is self.last else (x, found)
-        return found
+    def forward(self, x: Tensor, place: int) -> Tensor:
+        kept = None if place == 0 else self.kept
+        found = kept[1] if kept is not None and kept[0] is x else self.joined.parts(x, self.widths)
+        self.kept = None if place == len(self.widths) - 1 else (x, found)
+        return found[place]
 
     @staticmethod
     def found(calls: list[tuple[DynamicLinear, Tensor, int]]) -> None:
@@ -124,10 +137,17 @@ class Siblings:
                     continue
             group = names[start:end]
             if len(group) > 1 and all(names.count(layer) == 1 for layer in group):
-                shared = Siblings(group[0], group[-1])
-                for layer in group:
-                    layer.shared = shared
+                Siblings(group)
             start = end
+
+
+def _joined(layers: list[DynamicLinear]) -> DynamicLinear:
+    """One layer with the outputs of all."""
+    packed = [layer.packed for layer in layers]
+    symbols = torch.cat([p.weight.to_dense().T if layers[0].kernels else p.weight for p in packed])
+    biases = [p.bias for p in packed if p.bias is not None]
+    weight = IntegerWeight(symbols, torch.cat([p.scale for p in packed]))
+    return DynamicLinear(weight, torch.cat(biases), layers[0].how, kernels=layers[0].kernels)
 
 
 class EmbeddingRows(nn.Module):

@@ -58,10 +58,17 @@ def rounded_values(x: Tensor, scale: float, zero: int, top: int) -> Tensor:
     return symbols.permute(0, 3, 1, 2) if x.dim() == 4 else symbols
 
 
-def rescale(total: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """total * scale + bias, written over `total`. total: float32 [R, C]; scale: [R or 1, 1]; bias: [C]."""
-    _rescale(total.numpy(), scale.numpy(), bias.numpy())
-    return total
+def rescale(total: Tensor, scale: Tensor, bias: Tensor, widths: tuple[int, ...]) -> list[Tensor]:
+    """total * scale + bias, as tensors of so many columns each; a single one is written over `total`.
+
+    total: float32 [R, C]; scale: [R or 1, 1]; bias: [C]; widths: add up to C.
+    """
+    parts = [total] if len(widths) == 1 else [torch.empty(len(total), width) for width in widths]
+    start = 0
+    for part in parts:
+        _rescale(total.numpy(), start, scale.numpy(), bias.numpy(), part.numpy())
+        start += part.shape[1]
+    return parts
 
 
 @njit(cache=True, nogil=True)
@@ -120,10 +127,10 @@ def _round_images(values, inverse, low, high, symbols):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def _rescale(total, scale, bias):  # type: ignore[no-untyped-def]
-    rows, columns = total.shape
+def _rescale(total, start, scale, bias, part):  # type: ignore[no-untyped-def]
+    rows, columns = part.shape
     step = 1 if len(scale) > 1 else 0
     for i in range(rows):
         factor = scale[i * step, 0]
         for j in range(columns):
-            total[i, j] = total[i, j] * factor + bias[j]
+            part[i, j] = total[i, start + j] * factor + bias[start + j]
