@@ -11,7 +11,7 @@ from torch import nn
 from plisse.bitstream import modelfile
 from plisse.compress.datafree.statistics import bns, observing, targets
 from plisse.compress.equalize import Equalize
-from plisse.compress.fold import FoldBatchNorm
+from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
 from plisse.compress.prune.patterns import Channels
 from plisse.compress.prune.prune import Prune
 from plisse.compress.quantize.quantize import Quantize
@@ -31,6 +31,7 @@ from plisse.networks.open import open_model
 from plisse.train.task import Task, classification
 
 FOLD = FoldBatchNorm(keep_statistics=True)
+ABSORB = AbsorbStatistics(keep_statistics=True)
 
 
 class Net(nn.Module):
@@ -100,6 +101,43 @@ def test_the_data_of_the_statistics_are_at_no_distance_before_and_after_folding(
     assert distances[1] == pytest.approx(
         distances[0], rel=0.02, abs=1e-5
     )  # EPS weighs more after narrow gains
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_absorbed_batch_norms_keep_what_folded_ones_do(affine: bool) -> None:
+    model = network(affine)
+    folded, absorbed = targets(FOLD(model, task())), targets(ABSORB(model, task()))
+    assert list(absorbed) == ["bn1.kept_statistics", "bn2.kept_statistics"]
+    assert not targets(AbsorbStatistics()(model, task()))
+    for one, other in zip(folded.values(), absorbed.values(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_absorbed_statistics_survive_absorbing_folding_and_cutting() -> None:
+    absorbed = ABSORB(network(), task())
+    wanted = targets(absorbed)
+    assert divergence(absorbed) < 1e-4
+    for again, layers in ((ABSORB, ("bn1", "bn2")), (FOLD, ("conv1", "conv2"))):
+        found = targets(again(absorbed, task()))
+        assert list(found) == [f"{layer}.kept_statistics" for layer in layers]
+        pairs = zip(found.values(), wanted.values(), strict=True)
+        assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
+    cut = Prune(sparsity=0.5, pattern=Channels())(absorbed, task())
+    assert len(targets(cut)["bn1.kept_statistics"][0]) == cut.bn1.num_features < 6
+
+
+@pytest.mark.parametrize("step", [FOLD, ABSORB], ids=repr)
+def test_a_batch_norm_that_knows_nothing_keeps_nothing(step) -> None:
+    assert not targets(step(Net().eval(), task()))
+    assert not targets(step(AbsorbStatistics()(network(), task()), task()))
+
+
+def test_absorbed_statistics_travel_in_the_file() -> None:
+    absorbed = chain(ABSORB, CompactSmall())(network(), task())
+    read = modelfile.loads(modelfile.dumps(absorbed, Net()), lambda origin: Net(**origin.arguments))
+    for name, wanted in targets(baked(absorbed)).items():
+        assert all(torch.equal(a, b) for a, b in zip(targets(read)[name], wanted, strict=True))
+    assert torch.equal(read(images()), baked(absorbed)(images()))
 
 
 def test_folding_is_the_same_with_and_without_kept_statistics() -> None:
@@ -185,6 +223,9 @@ def test_built_in_networks_give_the_same_outputs_and_keep_every_norm(
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     shape = (4, 3, 32, 32) if name == "resnet20" else (4, 1, 8, 8)
     example = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    if weights is None:
+        model.train()(example)  # so that its norms know of something
+        model.eval()
     folded = FOLD(model, dataclasses.replace(task(), example=example))
     assert torch.allclose(model(example), folded(example), atol=1e-4, rtol=1e-4)
     assert sum(kept(module) is not None for module in folded.modules()) == norms > 0

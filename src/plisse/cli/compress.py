@@ -172,6 +172,7 @@ def compress(
             finetune_steps=finetune,
             **rate,
             strict=strict,
+            keep_statistics=made is not None,
             seed=seed,
             notes={"task": name},
             allow=_allowed(model, allow),

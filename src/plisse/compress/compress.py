@@ -41,6 +41,7 @@ def compress(
     finetune_steps: int = 0,
     finetune_lr: float = 0.02,
     strict: bool = False,
+    keep_statistics: bool = False,
     seed: int = 0,
     notes: Mapping[str, Any] | None = None,
     allow: tuple[str, ...] = (),
@@ -52,6 +53,8 @@ def compress(
     budget: upper bounds; relative ones refer to the network as it comes, in a plain safetensors file. recipe:
     steps to run before those that the budget asks for. finetune_steps: batches of training with the original
     as teacher (0: post-training only); labels are not used. strict: a step that saves nothing is an error.
+    keep_statistics: of training data behind batch norms, two numbers per channel, with which the file can be
+    compressed again without data.
     notes: JSON data for the file. allow: the factories that may build the network. say, progress: told about
     the steps, and wrapped around the names of tensors while they are measured. The given model stays as it
     was.
@@ -70,7 +73,7 @@ def compress(
     score_before = evaluate(model, task)
     before = run.start(score_before.score)
     training = FineTune(steps=finetune_steps, lr=finetune_lr, seed=seed) if finetune_steps else None
-    done, frontier = _run_steps(run, bounds, recipe, training, before, progress)
+    done, frontier = _run_steps(run, bounds, recipe, training, before, keep_statistics, progress)
     data = run.data(run.model)
     decoded = run.decoded(data)
     after = run.cost(decoded, len(data), FINAL_REPEATS)
@@ -98,6 +101,7 @@ def _run_steps(
     recipe: Step | None,
     training: FineTune | None,
     before: Cost,
+    keep: bool,
     progress: Progress,
 ) -> tuple[list[Step], tuple[FrontierPoint, ...]]:
     """The recipe, then the structure, then the bytes; returns the steps that were run and the frontier."""
@@ -109,22 +113,32 @@ def _run_steps(
             run.step(training)
             done.append(training)
         return done, ()
-    structure = _run_structure(run, bounds, training, before)
+    structure = _run_structure(run, bounds, training, before, keep)
     if bounds.bytes is None:
         return [*done, *structure], ()
     limit = bounds.bytes.absolute(before.bytes)
     run.say("measuring what every tensor costs and loses")
     later = None if bounds.latency else training
-    plan = plan_bytes(run.model, run.task, limit, written=run.written, training=later, progress=progress)
+    plan = plan_bytes(
+        run.model,
+        run.task,
+        limit,
+        written=run.written,
+        training=later,
+        keep_statistics=keep,
+        progress=progress,
+    )
     for step in plan.steps:
         run.step(step)
     run.model = shrink_within(run.model, limit, run.written)
     return [*done, *structure, *plan.steps], plan.frontier
 
 
-def _run_structure(run: Run, bounds: Budget, training: FineTune | None, before: Cost) -> list[Step]:
+def _run_structure(
+    run: Run, bounds: Budget, training: FineTune | None, before: Cost, keep: bool
+) -> list[Step]:
     """Cut channels or ranks where a bound asks for it, train, and fold batch norm where time counts."""
-    fold: list[Step] = [FoldBatchNorm()] if bounds.latency else []
+    fold: list[Step] = [FoldBatchNorm(keep)] if bounds.latency else []
     cut = structure_within(
         run.model, run.task, bounds, before, lambda net: run.cost(chain(*fold)(net, run.task), repeats=PROBES)
     )

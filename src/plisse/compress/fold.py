@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plisse.compress.trace import Trace, sole_holders
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
-from plisse.core.keptstatistics import KeptStatistics
+from plisse.core.keptstatistics import KeptStatistics, is_blank, kept
 from plisse.core.reparam import Reparametrized, baked, plain
 from plisse.errors import GraphError
 from plisse.train.task import Task
@@ -64,7 +64,12 @@ class AbsorbStatistics:
 
     A batch norm without affine map gets one. Those whose tensors are computed already are left. Apply it
     after the last training: training would let the statistics drift again.
+
+    keep_statistics: let what training data gave behind each batch norm hang on it, as `FoldBatchNorm` does on
+    the layer before; two numbers per channel, with which the file can be compressed without data again.
     """
+
+    keep_statistics: bool = False
 
     def __call__(self, model: nn.Module, task: Task) -> nn.Module:
         absorbed = modules.clone(model)
@@ -77,6 +82,8 @@ class AbsorbStatistics:
                 and name not in owners
                 and norm.eps < 1
             ):
+                if self.keep_statistics:
+                    _keep(norm, norm)
                 _absorb(norm)
         check_same(model, absorbed, task.example, "batch norm's statistics are absorbed", HINT)
         return absorbed
@@ -140,7 +147,11 @@ def _fold(model: nn.Module, layer: str, norm: str) -> None:
 
 
 def _keep(layer: nn.Module, norm: Any) -> None:
-    """In place: hang on `layer` the moments that training data had behind `norm`."""
+    """In place: hang on `layer` the moments that training data had behind `norm`, where they are known."""
+    if (known := kept(norm)) is not None:
+        known.attach(layer)
+    if known is not None or is_blank(norm):
+        return
     variance, mean = norm.running_var.double(), norm.running_mean
     std = (variance / (variance + norm.eps)).sqrt()
     statistics = KeptStatistics(len(mean)).to(mean.device, mean.dtype)

@@ -57,22 +57,25 @@ def plan_bytes(
     *,
     written: Written,
     training: FineTune | None = None,
+    keep_statistics: bool = False,
     progress: Progress = lambda names: names,
 ) -> Plan:
     """The steps that bring the file of `model` to at most `bound` bytes at the least predicted divergence.
 
     Each weight is whole, factorized or sparse, as the table says; columns are rounded one by one and
     compensate for each other. Then biases are corrected or, with `training`, the network is trained through
-    its rounding; a little is kept in reserve for that. Raises BudgetError with the smallest file that the
-    coarsest steps give.
+    its rounding; a little is kept in reserve for that. keep_statistics: see `finishing`. Raises BudgetError
+    with the smallest file that the coarsest steps give.
     """
     table = rate_table(model, task, progress=progress)
     target = bound * TRAINED_MARGIN if training else bound
-    found, frontier = _least(model, task, target, _fittings(model, task, table, written, training, target))
+    last = finishing(model, keep_statistics)
+    ways = _fittings(model, task, table, written, training, target, last)
+    found, frontier = _least(model, task, target, ways)
     repair: Step = BiasCorrection()
     if training:
         repair = replace(training, hold=coded_bytes(chain(*found)(model, task)))
-    return Plan(chain(*found, repair, finishing(model)).steps, frontier)
+    return Plan(chain(*found, repair, last).steps, frontier)
 
 
 def _fittings(
@@ -82,6 +85,7 @@ def _fittings(
     written: Written,
     training: FineTune | None,
     bound: float,
+    last: Step,
 ) -> list[Fitting]:
     """Ways to spend a budget: whole weights without compensation and with it; factors too, zeros too, where
     the table promises a gain."""
@@ -92,7 +96,8 @@ def _fittings(
         alone = RateQuantize({}, dead_zone=DEAD_ZONE)
     promising = [each for each in (dense, table) if each.least(bound) < PROMISE * whole.least(bound)]
     ways = [(each, scalar, (Compensate(),)) for each in (whole, *promising)]
-    return [Fitting(model, task, *way, alone, written) for way in (*ways, (whole, alone, ()))]
+    every = (*ways, (whole, alone, ()))
+    return [Fitting(model, task, *way, alone, written, last=last) for way in every]
 
 
 def _least(
@@ -138,7 +143,8 @@ class Fitting:
 
     rounding, others: of what multiplies, and of other tensors, such as embeddings, for which nothing can
     compensate. after: steps that move the bytes by a few percent and take long. planned: what the table said
-    that the last choice takes, in bytes.
+    that the last choice takes, in bytes. last: the steps that finish the file, by default those of
+    `finishing`.
     """
 
     model: nn.Module
@@ -149,6 +155,7 @@ class Fitting:
     others: RateQuantize
     written: Written
     planned: float = 0.0
+    last: Step | None = None
 
     def guess(self, bound: float) -> tuple[Step, ...]:
         """Steps for `bound` by the table alone."""
@@ -194,7 +201,7 @@ class Fitting:
         for _ in range(COMPENSATIONS):
             steps, before = self.nearest(target, bound)
             network = self._network((*steps, *self.after))
-            total = self.written(finishing(self.model)(network, self.task))
+            total = self.written(self._finish(network))
             if total <= bound and (best is None or total > best.bytes):
                 best = Fitted((*steps, *self.after), total, network)
             if 0.985 * bound <= total <= bound or (best and total > bound):
@@ -214,7 +221,10 @@ class Fitting:
         return chain(*steps, BiasCorrection())(self.model, self.task)
 
     def _length(self, steps: Iterable[Step]) -> int:
-        return self.written(chain(*steps, finishing(self.model))(self.model, self.task))
+        return self.written(self._finish(chain(*steps)(self.model, self.task)))
+
+    def _finish(self, network: nn.Module) -> nn.Module:
+        return (self.last or finishing(self.model))(network, self.task)
 
 
 def structured(
@@ -273,10 +283,13 @@ def rescaled(network: nn.Module, factor: float) -> nn.Module:
     return copy
 
 
-def finishing(model: nn.Module) -> Step:
-    """The steps that bring what is not a weight matrix to few bytes, as far as `model` has it."""
+def finishing(model: nn.Module, keep_statistics: bool = False) -> Step:
+    """The steps that bring what is not a weight matrix to few bytes, as far as `model` has it.
+
+    keep_statistics: of training data behind batch norms, so that the file can be compressed without data.
+    """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        return chain(AbsorbStatistics(), CompactSmall())
+        return chain(AbsorbStatistics(keep_statistics), CompactSmall())
     return CompactSmall()
 
 

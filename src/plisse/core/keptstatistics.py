@@ -52,6 +52,15 @@ def kept(layer: nn.Module) -> KeptStatistics | None:
     return found if isinstance(found, KeptStatistics) else None
 
 
+def is_blank(norm: Any) -> bool:
+    """Whether the running statistics of a batch norm say nothing: there are none, or all channels have mean 0
+    and one variance, as made, or as `AbsorbStatistics` leaves them."""
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        return True
+    return bool((mean == 0).all()) and bool((variance == variance[0]).all())
+
+
 def scale_kept(layer: nn.Module, factor: Tensor) -> None:
     """In place: the outputs of `layer` are now `factor` [C], above zero, times what they were."""
     if (found := kept(layer)) is not None:

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from plisse.compress.datafree.divergence import KL, MomentDivergence
 from plisse.core.hooks import after_calls, before_calls
+from plisse.core.keptstatistics import is_blank
 from plisse.core.reparam import plain
 from plisse.errors import GraphError, InputError
 
@@ -91,7 +92,8 @@ def targets(model: nn.Module) -> Targets:
 
     A batch norm's entry is about its input, from its running statistics; that of another layer about its
     output, from its buffers `kept_mean` and `kept_std`. Deviations are sqrt(variance + EPS). Batch norms that
-    were never trained, or whose statistics `AbsorbStatistics` has moved into their affine map, say nothing.
+    were never trained, or whose statistics `AbsorbStatistics()` has moved into their affine map, say nothing
+    themselves; AbsorbStatistics(keep_statistics=True) hangs those of their outputs on them.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(3))
     >>> _ = net(torch.eye(3))
@@ -112,7 +114,7 @@ def required_targets(model: nn.Module) -> Targets:
     if not found:
         raise GraphError(
             f"a {type(model).__name__} without batch-norm statistics, stored or kept at folding",
-            expected="running statistics, or a file folded with FoldBatchNorm(keep_statistics=True)",
+            expected="running statistics, or a file folded or absorbed with keep_statistics=True",
             hint="scheme=ClassLogits() or Gaussian(), which need none, or another network with batch norm",
         )
     return found
@@ -167,14 +169,6 @@ def bns(measured: Mapping[str, Moments], wanted: Targets, divergence: MomentDive
 def _stored(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """Mean and variance."""
     if isinstance(module, _BatchNorm):
-        return (None, None) if _blank(module) else (module.running_mean, module.running_var)
+        return (None, None) if is_blank(module) else (module.running_mean, module.running_var)
     mean, std = getattr(module, KEPT_MEAN, None), getattr(module, KEPT_STD, None)
     return mean, None if std is None else std.square()
-
-
-def _blank(norm: _BatchNorm) -> bool:
-    """Whether all channels have mean 0 and one variance: as made, or absorbed."""
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        return True
-    return bool((mean == 0).all()) and bool((variance == variance[0]).all())
