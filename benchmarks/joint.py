@@ -8,25 +8,31 @@ removed, energy per parameter, whitened spatial factors), both with batch norm m
 tensor by the same table, trellis, no compensation). "joint" is `compress(model, task, budget=...)` as users
 get it.
 
-Bytes are lengths of the written files; scores are those of the decoded files. Since scores saturate, three
-more figures on the same holdout, of the decoded file beside the original and without labels: divergence (of
-class probabilities, KL in nats; of sentence embeddings, 1 - cosine, half the squared distance), its paired
-difference from that of "joint" (above zero: this technique diverges more), and agreement (share of images put
-into the same class; rank correlation of the two networks' similarities).
+Bytes are lengths of the written files; scores are those of the decoded files. Since scores saturate, there
+are larger sets of samples beside the holdout (see benchmarks.joint_samples), and two more figures on each, of
+the decoded file beside the original and without labels: divergence (of class probabilities, KL in nats; of
+sentence embeddings, 1 - cosine, half the squared distance) and agreement (share of images put into the same
+class; rank correlation of the two networks' similarities). Scores and agreements are paired with those of
+"joint" ("joint_minus_this", above zero: joint is better), and so are divergences ("beyond_joint", above zero:
+this technique diverges more).
+
+Files are kept in the folder for temporary files, by network, ratio and technique. `--rescored` scores those
+that the rows were made from again, and makes those that are gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.cifar import interval
+from benchmarks.joint_samples import Row, Seen, figures, seen, sets_of
 from benchmarks.record import RESULTS, write
 from plisse.bitstream import modelfile
 from plisse.compress.compress import compress
@@ -44,6 +50,7 @@ from plisse.compress.quantize.rounding import GPTQ
 from plisse.compress.sensitivity import rate_table
 from plisse.compress.step import Step, chain
 from plisse.compress.within import Fitting, finishing
+from plisse.core.batch import Batches
 from plisse.core.origin import origin_of
 from plisse.core.reparam import plain
 from plisse.data.folder import data_set
@@ -51,16 +58,13 @@ from plisse.errors import PlisseError
 from plisse.networks.assets import assets, with_assets
 from plisse.networks.build import build
 from plisse.networks.open import open_model
-from plisse.train.evaluate import Evaluation, evaluate, paired
-from plisse.train.task import Task, outputs_on
+from plisse.train.task import Task
 from plisse.train.tasks import open_task
 
 CASES = (("resnet20", 10.0), ("resnet20", 20.0), ("minilm", 8.0))
 BISECTIONS = 9
 WIDER = 1.3
 """The coder saves less than this over a fixed width, so that wider ones need no trial."""
-
-Row = dict[str, Any]
 
 
 def opened(network: str) -> tuple[nn.Module, Task]:
@@ -153,87 +157,115 @@ TECHNIQUES: dict[str, Callable[[nn.Module, Task, float], bytes | None]] = {
 }
 
 
-def rows(network: str, ratio: float, found: dict[str, Row]) -> Iterator[Row]:
-    """A row per technique that is not in `found` yet; "joint" comes first."""
-    model, task = opened(network)
-    before = evaluate(model, task)
-    reference = outputs_on(model, task.holdout)
-    carried = assets(model)
-    bound = sum(value.numel() * value.element_size() for value in model.state_dict().values()) / ratio
-    for name, technique in TECHNIQUES.items():
-        if name in found:
-            continue
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network and a number of bytes, and how the original answers."""
+
+    network: str
+    ratio: float
+    model: nn.Module
+    task: Task
+    sets: dict[str, Batches]
+    original: dict[str, Seen]
+
+    @classmethod
+    def opened(cls, network: str, ratio: float) -> Case:
+        model, task = opened(network)
+        sets = sets_of(network, task)
+        return cls(network, ratio, model, task, sets, {name: seen(model, task, sets[name]) for name in sets})
+
+    @property
+    def bound(self) -> float:
+        return (
+            sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
+            / self.ratio
+        )
+
+    def made(self, technique: str) -> Row:
+        """The row without scores; the file is written to its place."""
         start = time.process_time()
-        data = technique(model, task, bound)
-        row: Row = {"network": network, "ratio": ratio, "technique": name, "bound": int(bound)}
+        data = TECHNIQUES[technique](self.model, self.task, self.bound)
+        row = {"network": self.network, "ratio": self.ratio, "technique": technique, "bound": int(self.bound)}
         row["processor_seconds"] = round(time.process_time() - start, 1)
         if data is not None:
-            decoded = with_assets(modelfile.loads(data, build), carried)
-            row |= {"bytes": len(data), **scored(decoded, task, before)}
-            own = diverging(decoded, task, reference)
-            row |= {"divergence": float(own.mean()), "divergences": packed(own)}
-            if "divergences" in found.get("joint", {}):
-                row["beyond_joint"] = difference(own, unpacked(found["joint"]["divergences"]))
-        found[name] = row
+            self.place(technique).write_bytes(data)
+            row["bytes"] = len(data)
+        return row
+
+    def place(self, technique: str) -> Path:
+        folder = Path(tempfile.gettempdir()) / "plisse_joint"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{self.network}_{self.ratio:.0f}_{technique.replace(' ', '_')}.plisse"
+
+    def kept(self, row: Row) -> bool:
+        """Whether the file that `row` was made from is still there."""
+        place = self.place(row["technique"])
+        return "bytes" not in row or (place.exists() and place.stat().st_size == row["bytes"])
+
+    def answers(self, technique: str) -> dict[str, Seen]:
+        """Those of the decoded file."""
+        model = with_assets(modelfile.loads(self.place(technique).read_bytes(), build), assets(self.model))
+        return {name: seen(model, self.task, self.sets[name], self.original[name]) for name in self.sets}
+
+
+def rows(case: Case, found: dict[str, Row], rescored: bool = False) -> Iterator[Row]:
+    """A row per technique that is not in `found` yet, or where `rescored` every one; "joint" comes first."""
+    joint: dict[str, Seen] = {}
+    for name in TECHNIQUES:
+        row = found.get(name)
+        done = row is not None and ("sets" in row or "bytes" not in row) and not rescored
+        if done and (name != "joint" or case.kept(found[name])):
+            joint = joint or case.answers("joint")
+            continue
+        row = dict(row) if row is not None and case.kept(row) else case.made(name)
+        row.pop("sets", None)
+        if "bytes" in row:
+            own = case.answers(name)
+            joint = joint or own
+            beside = {} if name == "joint" else joint
+            row["sets"] = {
+                each: figures(case.task, own[each], case.original[each], beside.get(each)) for each in own
+            }
         yield row
-
-
-def scored(model: nn.Module, task: Task, before: Evaluation) -> Row:
-    """Score, its difference from the original's, and agreement with the original."""
-    after = evaluate(model, task)
-    return {
-        "score_before": before.score,
-        "score": after.score,
-        "difference": interval(paired(after, before, task.score)),
-        "agreement": task.score.summary(after.predictions, before.predictions),
-    }
-
-
-def diverging(model: nn.Module, task: Task, reference: list[Tensor]) -> np.ndarray:
-    """The divergence from the original of every sample of the holdout."""
-    found = [
-        float(task.divergence(wanted[i : i + 1], got[i : i + 1]))
-        for wanted, got in zip(reference, outputs_on(model, task.holdout), strict=True)
-        for i in range(len(wanted))
-    ]
-    return np.array(found)
-
-
-def difference(own: np.ndarray, other: np.ndarray) -> list[float]:
-    """Mean of own - other over samples, and its bootstrap interval (95 %)."""
-    pairs, random = own - other, np.random.default_rng(0)
-    draws = [float(pairs[random.integers(len(pairs), size=len(pairs))].mean()) for _ in range(1000)]
-    return [float(pairs.mean()), *map(float, np.percentile(draws, [2.5, 97.5]))]
-
-
-def packed(values: np.ndarray) -> str:
-    """One word for the JSON file."""
-    return " ".join(f"{value:.3g}" for value in values)
-
-
-def unpacked(text: str) -> np.ndarray:
-    return np.array([float(word) for word in text.split()])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="ResNet-20 at 20x only")
     parser.add_argument("--network", choices=("resnet20", "minilm"), help="one network")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier rows (of the network)")
+    parser.add_argument("--fresh", action="store_true", help="measure every row again (of the network)")
+    parser.add_argument("--rescored", action="store_true", help="score the files of earlier rows again")
     chosen = parser.parse_args()
     name = "joint_small" if chosen.small else "joint"
-    path = RESULTS / f"{name}.json"
-    found = json.loads(path.read_text())["rows"] if path.exists() else []
-    if chosen.fresh:
-        found = [row for row in found if chosen.network not in (None, row["network"])]
     for network, ratio in CASES[1:2] if chosen.small else CASES:
         if chosen.network not in (None, network):
             continue
-        done = {row["technique"]: row for row in found if (row["network"], row["ratio"]) == (network, ratio)}
-        for row in rows(network, ratio, done):
-            found.append(row)
-            print({key: value for key, value in row.items() if key != "divergences"}, flush=True)
-            write(name, {"rows": found})
+        earlier = [] if chosen.fresh else [row for row in known(name) if key(row)[:2] == (network, ratio)]
+        done = {row["technique"]: row for row in earlier}
+        for row in rows(Case.opened(network, ratio), done, chosen.rescored):
+            print(row, flush=True)
+            add(name, row)
+
+
+def known(name: str) -> list[Row]:
+    """The rows that are there."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def add(name: str, row: Row) -> None:
+    """Put a row into its place, in what is there by now: another network may be measured meanwhile."""
+    every = {key(each): each for each in [*known(name), row]}
+    write(name, {"rows": sorted(every.values(), key=place_of)})
+
+
+def key(row: Row) -> tuple[str, float, str]:
+    return row["network"], row["ratio"], row["technique"]
+
+
+def place_of(row: Row) -> tuple[int, int]:
+    """Where a row stands in the table."""
+    return CASES.index((row["network"], row["ratio"])), list(TECHNIQUES).index(row["technique"])
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ SUBJECTS = (
     Subject("resnet20", False, SEARCHES["resnet20"]),
     Subject("resnet56", False, SEARCHES["resnet56"]),
     Subject("resnet20", True, SEARCHES["resnet20"]),
+    Subject("resnet56", True, SEARCHES["resnet56"]),
 )
 SMALL = (Subject("resnet20", False, BeamSearch(levels=(4,), fresh=1, batches=1, settle=None)),)
 
