@@ -73,9 +73,9 @@ RUNS: tuple[tuple[str, float, Decompose], ...] = (
     ("resnet20", 0.6, SEARCHED),
     ("resnet56", 0.6, R56),
     ("resnet56", 0.6, R56_LONGER),
+    ("resnet56", 0.8, R56_LONGER),
     ("resnet20", 0.6, R20),
     ("resnet20", 0.5, R20),
-    ("resnet56", 0.8, R56_LONGER),
 )
 ARMS = ("stable rank", "direct")
 SMALL_STEPS = 20
