@@ -17,7 +17,7 @@ from plisse.compress.quantize.families import Nearest
 from plisse.compress.quantize.grids import PerChannel, PerGroup, PerTensor
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import MinMax
-from plisse.compress.quantize.rounding import GPTQ, AdaQuant, AdaRound, Reconstruct, Stochastic
+from plisse.compress.quantize.rounding import GPTQ, AdaQuant, AdaRound, BitSplit, Reconstruct, Stochastic
 from plisse.core.batch import Batch, BatchList, call
 from plisse.core.reparam import baked
 from plisse.errors import InputError
@@ -34,6 +34,7 @@ BY_OUTPUT = [
     GPTQ(),
     GPTQ(order=False, refit=False, block=5),
     GPTQ(follow=1.0),
+    BitSplit(),
 ]
 MEMBERS = [Nearest(), Stochastic(seed=3), *BY_OUTPUT]
 QUICK = [replace(member, steps=5) if hasattr(member, "steps") else member for member in MEMBERS]
@@ -200,6 +201,8 @@ def test_bad_calibration_is_refused(member):
         lambda: GPTQ(damping=0.0),
         lambda: GPTQ(block=0),
         lambda: GPTQ(follow=2.0),
+        lambda: BitSplit(rounds=0),
+        lambda: BitSplit(damping=0.0),
         lambda: AdaRound(steps=0),
         lambda: AdaQuant(lr=0.0),
         lambda: Reconstruct(block="stage"),

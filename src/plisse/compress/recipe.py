@@ -87,7 +87,7 @@ RANGES: tuple[type, ...] = (
 )
 ROUNDINGS: tuple[type, ...] = (
     *(Nearest, rounding.Stochastic, rounding.AdaRound, rounding.AdaQuant, rounding.GPTQ),
-    *(rounding.Reconstruct, rounding.AdditiveCodes, OutputMSE),
+    *(rounding.Reconstruct, rounding.AdditiveCodes, rounding.BitSplit, OutputMSE),
 )
 AWARE: tuple[type, ...] = (
     *(aware.Aware, aware.Stage, aware.StraightThrough, aware.Clipped, aware.ElementwiseScaled),

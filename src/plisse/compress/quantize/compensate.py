@@ -12,7 +12,8 @@ from plisse.compress.notes import with_notes
 from plisse.compress.quantize import grids
 from plisse.compress.quantize.rated import RateQuantized, TrellisQuantized
 from plisse.compress.quantize.rounding.capture import check_calibration, limited
-from plisse.compress.quantize.rounding.gptq import damped, rounded_columns
+from plisse.compress.quantize.rounding.gptq import rounded_columns
+from plisse.compress.quantize.rounding.layerwise import damped
 from plisse.compress.quantize.rounding.moments import Gram, gram, rows_of
 from plisse.compress.quantize.rounding.units import called
 from plisse.core import modules

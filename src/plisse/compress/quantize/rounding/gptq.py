@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plisse.compress.notes import with_notes
 from plisse.compress.quantize import grids
 from plisse.compress.quantize.fake import FakeQuantized
-from plisse.compress.quantize.rounding.capture import check_calibration, limited
-from plisse.compress.quantize.rounding.chosen import choose, copied, pinned, spread_grid
-from plisse.compress.quantize.rounding.moments import Gram, fitted_scale, gram, rows_of
-from plisse.compress.quantize.rounding.units import left_out, roundable, units
-from plisse.core import modules
-from plisse.core.reparam import Reparametrized, baked
+from plisse.compress.quantize.rounding.chosen import choose, pinned, spread_grid
+from plisse.compress.quantize.rounding.layerwise import by_layers, damped
+from plisse.compress.quantize.rounding.moments import Gram, fitted_scale, rows_of
+from plisse.core.reparam import Reparametrized
 from plisse.errors import InputError
-from plisse.train.progress import progress_bar
 from plisse.train.task import Task
 
 
@@ -63,21 +58,8 @@ class GPTQ:
             )
 
     def __call__(self, quantized: Reparametrized, original: nn.Module, task: Task) -> Reparametrized:
-        check_calibration(task.calibration)
-        quantized = copied(quantized)
-        work, goal = modules.clone(baked(quantized)).eval(), modules.clone(baked(original)).eval()
-        batches = limited(task.calibration, self.samples)
-        fakes = roundable(quantized)
-        parts = [unit for unit in units(quantized, batches[0].inputs, "layer") if _known(work, unit.name)]
-        with progress_bar(self.progress, len(parts)) as advance:
-            for unit in parts:
-                (name,) = unit.weights
-                found = gram(work, goal if self.follow else None, unit.name, batches, unit.calls)
-                self.round(fakes[name], work.get_submodule(unit.name), found)
-                modules.set_tensor(work, name, fakes[name]().detach())
-                advance(None)
-        with_notes(quantized, left_out(quantized, [unit.weights[0] for unit in parts]))
-        return quantized
+        goal = original if self.follow else None
+        return by_layers(quantized, goal, task, self.round, samples=self.samples, progress=self.progress)
 
     def round(self, fake: FakeQuantized, layer: nn.Module, found: Gram) -> None:
         """Choose the symbols of one layer's weight, in place."""
@@ -128,13 +110,3 @@ def rounded_columns(
             found[k] = symbol
         left[stop:] -= upper[start:stop, stop:].T @ errors[start:stop]
     return found[torch.argsort(first)].T
-
-
-def damped(squares: Tensor, damping: float) -> Tensor:
-    mean = squares.diagonal().mean().clamp_min(1e-12)
-    return squares + damping * mean * torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
-
-
-def _known(model: nn.Module, layer: str) -> bool:
-    kind: Any = model.get_submodule(layer)
-    return isinstance(kind, (nn.Linear, nn.Conv1d, nn.Conv2d))
