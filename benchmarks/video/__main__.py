@@ -1,0 +1,59 @@
+"""python -m benchmarks.video [--large] [--only PART] [--match WORDS]: rate and distortion of clips.
+
+Every size is the length of a stream, every quality that of decoded frames. Rows that are there stay. cpu_s of
+a row is processor time of this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import torch
+
+from benchmarks.record import RESULTS, write
+from benchmarks.video.clips import Row
+from benchmarks.video.jobs import LARGE, PARTS, SMALL
+from benchmarks.video.tables import derived
+
+
+def main() -> None:
+    options = _parsed()
+    torch.set_num_threads(1)
+    extent, name = (LARGE, "video_large") if options.large else (SMALL, "video_small")
+    if options.fresh:
+        (RESULTS / f"{name}.json").unlink(missing_ok=True)
+    for part in (options.only,) if options.only else PARTS:
+        for key, job in PARTS[part](extent):
+            if options.match in key and key not in _kept(name):
+                began = time.process_time()
+                row = {"part": part, "key": key, **job()}
+                _keep(name, {**row, "cpu_s": round(time.process_time() - began, 2)})
+
+
+def _kept(name: str) -> dict[str, Row]:
+    """Rows by their names; read anew each time, as two runs of other parts may write to one file."""
+    path = RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return {row["key"]: row for row in rows}
+
+
+def _keep(name: str, row: Row) -> None:
+    rows = list({**_kept(name), row["key"]: row}.values())
+    write(name, {"rows": rows, **derived(rows)})
+    print(json.dumps(row), flush=True)
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="the default: under 25 minutes of two cores")
+    parser.add_argument("--large", action="store_true", help="all frames, slow presets; days on a processor")
+    parser.add_argument("--only", choices=list(PARTS))
+    parser.add_argument("--match", default="", help="only rows whose name has this in it")
+    parser.add_argument("--fresh", action="store_true", help="measure every row anew")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

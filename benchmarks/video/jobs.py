@@ -1,0 +1,92 @@
+"""What is measured, row by row: a name and what gives the row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks.video.clips import FILES, Row, conventional_row, network_row, our_row
+from benchmarks.video.files import SCHEMES, identical_row, speed_row
+from plisse.codec.rate import Rate
+from plisse.codec.video import Settings
+
+Job = tuple[str, Callable[[], Row]]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured. frames: of each clip for `warp`, None for all. network_frames, preset: of
+    networks alone. every: so many-th frame is coded as a network of its own, for comparison. file_preset: of
+    files that are looked at in other ways."""
+
+    frames: int | None
+    network_clips: tuple[str, ...]
+    network_frames: int
+    preset: str
+    every: int
+    file_preset: str
+
+    def whole(self, name: str) -> str:
+        return name if self.frames is None else f"{name}/{self.frames}"
+
+    def few(self, name: str) -> str:
+        return f"{name}/{self.network_frames}"
+
+
+SMALL = Extent(30, ("carphone",), 8, "medium", 4, "fast")
+LARGE = Extent(None, ("carphone", "foreman", "bunny-180"), 32, "slow", 1, "medium")
+CODEC_CRFS = (16, 20, 24, 28, 32, 36, 40)
+WARP_CRFS = (22, 27, 32, 37)
+NETWORK_CRFS = (23, 27, 31, 35)
+NETWORKS = ("conv", "siren")
+
+
+def codec_jobs(extent: Extent) -> Iterator[Job]:
+    """x264 and x265, preset slow, on every piece of a clip that something else is measured on."""
+    for name in (*map(extent.whole, FILES), *map(extent.few, extent.network_clips)):
+        for codec in ("x264", "x265"):
+            for crf in CODEC_CRFS:
+                yield f"{name} {codec} {crf}", partial(conventional_row, name, codec, crf)
+
+
+def warp_jobs(extent: Extent) -> Iterator[Job]:
+    """The medium preset on every clip, the others on two."""
+    for preset, names in (("medium", FILES), ("fast", ("carphone", "foreman")), ("slow", ("carphone",))):
+        for name in map(extent.whole, names):
+            for crf in WARP_CRFS:
+                settings = Settings("warp", preset, Rate(crf=crf))
+                yield f"{name} warp {preset} {crf}", partial(our_row, name, settings, f"warp {preset}")
+
+
+def network_jobs(extent: Extent) -> Iterator[Job]:
+    """Both paradigms: weight steps, and every so many-th frame as a network of its own."""
+    for name in map(extent.few, extent.network_clips):
+        for scheme in NETWORKS:
+            for crf in NETWORK_CRFS:
+                for word, every in (("steps", 1), ("alone", extent.every)):
+                    settings = Settings(scheme, extent.preset, Rate(crf=crf), stepping=word == "steps")
+                    key = f"{name} {scheme} {extent.preset} {word}"
+                    yield f"{key} {crf}", partial(network_row, name, settings, f"{scheme} {word}", every)
+
+
+def file_jobs(extent: Extent) -> Iterator[Job]:
+    """Files of 2 and of 30 frames."""
+    for scheme in SCHEMES:
+        for n_frames in (2, 30):
+            name = f"carphone/{n_frames}"
+            yield f"{name} {scheme} file", partial(identical_row, scheme, name, extent.file_preset)
+
+
+def speed_jobs(extent: Extent) -> Iterator[Job]:
+    name = "carphone/8"
+    yield f"{name} speed", partial(speed_row, name, extent.file_preset)
+
+
+PARTS: dict[str, Callable[[Extent], Iterator[Job]]] = {
+    "codecs": codec_jobs,
+    "warp": warp_jobs,
+    "networks": network_jobs,
+    "files": file_jobs,
+    "speed": speed_jobs,
+}

@@ -1,0 +1,236 @@
+"""Curves to ratios, and the tables of docs/results.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.video.clips import Row
+from plisse.codec.compare import Point, ratio
+from plisse.cost.profile import bd_rate
+from plisse.errors import InputError
+
+CURVES = ("codecs", "warp", "networks", "whole")
+OTHERS = ("x264 slow", "x265 slow")
+N_PLACES = 33
+"""Where two curves are compared at equal bytes."""
+
+Curves = dict[tuple[str, str], list[Point]]
+
+
+def derived(rows: list[Row]) -> dict[str, list[Row]]:
+    """What is computed from rows."""
+    found = curves(rows)
+    return {
+        "ratios": ratios(found),
+        "stepping": stepping(rows, found),
+        "equal_bytes": equal_bytes(found),
+    }
+
+
+def curves(rows: list[Row]) -> Curves:
+    """Points of each clip and codec, by rising luma."""
+    found: Curves = {}
+    for row in rows:
+        if row["part"] in CURVES:
+            fields = {field.name: row[field.name] for field in dataclasses.fields(Point)}
+            found.setdefault((row["clip"], row["codec"]), []).append(Point(**fields))
+    return {key: sorted(points, key=lambda point: point.luma) for key, points in found.items()}
+
+
+def ratios(found: Curves) -> list[Row]:
+    """Bytes over those of x264 and x265 at equal PSNR: geometric mean, and the largest of any point."""
+    table = []
+    for (name, codec), points in found.items():
+        if codec in OTHERS or codec.endswith("alone"):
+            continue
+        row: Row = {"clip": name, "codec": codec, "lumas": [points[0].luma, points[-1].luma]}
+        for other in OTHERS:
+            theirs = found.get((name, other), [])
+            each = [ratio([point], theirs, "luma") for point in points]
+            row[f"{other} luma"] = ratio(points, theirs, "luma")
+            row[f"{other} rgb"] = ratio(points, theirs, "rgb")
+            row[f"{other} worst"] = max((r for r in each if r is not None), default=None)
+            row[f"{other} points"] = sum(r is not None for r in each)
+        table.append(row)
+    return table
+
+
+def stepping(rows: list[Row], found: Curves) -> list[Row]:
+    """What weight steps save over frames that are networks of their own: BD-rate, and the share that a step
+    takes of such a network of the same luma PSNR."""
+    table = []
+    for (name, codec), points in found.items():
+        alone = found.get((name, codec.replace("steps", "alone")))
+        if codec.endswith("steps") and alone is not None:
+            steps = [row for row in rows if row["part"] == "networks" and row["clip"] == name]
+            steps = sorted((row for row in steps if row["codec"] == codec), key=lambda row: row["luma"])
+            key = codec.replace("steps", "alone")
+            whole = [row for row in rows if row["part"] == "networks" and row["clip"] == name]
+            whole = [row for row in whole if row["codec"] == key]
+            shares = [step_share(row, whole) for row in steps]
+            table.append(
+                {
+                    "clip": name, "codec": codec, "bd_rate": saving(alone, points),
+                    "bd_rate_rgb": saving(alone, points, "rgb"), "shares": shares,
+                    "lumas": [row["luma"] for row in steps],
+                    "key_bits_per_weight": [8 * row["sizes"][0] / row["weights"] for row in steps],
+                    "step_bits_per_weight": [8 * _step_bytes(row) / row["weights"] for row in steps],
+                }
+            )  # fmt: skip
+    return table
+
+
+def _step_bytes(row: Row) -> float:
+    """Mean bytes of a step."""
+    return float(np.mean([size for i, size in enumerate(row["sizes"]) if i not in row["keys"]]))
+
+
+def step_share(row: Row, alone: Iterable[Row]) -> float | None:
+    """Bytes of a step over those of a network of its own that reaches the mean luma PSNR of the steps (linear
+    in log bytes between measured ones); None where none is that good or that bad."""
+    reached = float(np.mean([luma for i, luma in enumerate(row["lumas"]) if i not in row["keys"]]))
+    pairs = sorted((other["luma"], float(np.mean(other["sizes"]))) for other in alone)
+    lumas, sizes = [p[0] for p in pairs], [p[1] for p in pairs]
+    if not lumas or not lumas[0] <= reached <= lumas[-1]:
+        return None
+    return _step_bytes(row) / float(np.exp(np.interp(reached, lumas, np.log(sizes))))
+
+
+def saving(others: Sequence[Point], points: Sequence[Point], of: str = "luma") -> float | None:
+    """BD-rate of points over others in per cent, below 0 where they need less; None without an overlap."""
+    a, b = (front(curve, of) for curve in (others, points))
+    try:
+        return float(bd_rate([p.bpp for p in a], _values(a, of), [p.bpp for p in b], _values(b, of)))
+    except InputError:
+        return None
+
+
+def front(points: Sequence[Point], of: str = "luma") -> list[Point]:
+    """Points that no other one beats with fewer bytes, by rising bytes."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.bpp, -getattr(p, of))):
+        if not kept or getattr(point, of) > getattr(kept[-1], of):
+            kept.append(point)
+    return kept
+
+
+def _values(points: Iterable[Point], of: str) -> list[float]:
+    return [getattr(point, of) for point in points]
+
+
+def equal_bytes(found: Curves) -> list[Row]:
+    """The other networks beside `conv steps`, in dB at equal bytes."""
+    table = []
+    for (name, codec), points in found.items():
+        conv = found.get((name, "conv steps"))
+        if conv is not None and (codec == "siren steps" or codec.startswith("whole")):
+            row: Row = {"clip": name, "codec": codec, "beside": "conv steps"}
+            table.append(row | {of: gain(conv, points, of) for of in ("luma", "rgb")})
+    return table
+
+
+def gain(others: Sequence[Point], points: Sequence[Point], of: str = "luma") -> float | None:
+    """dB of points over others at equal bytes, mean over the bytes that both curves span (PSNR linear in log
+    bytes); None where they span none in common."""
+    a, b = (front(curve, of) for curve in (others, points))
+    logs = [np.log([point.bytes for point in curve]) for curve in (a, b)]
+    low, high = max(x[0] for x in logs), min(x[-1] for x in logs)
+    if low >= high:
+        return None
+    at = np.linspace(low, high, N_PLACES)
+    return float(np.mean(np.interp(at, logs[1], _values(b, of)) - np.interp(at, logs[0], _values(a, of))))
+
+
+def section(data: dict[str, Any]) -> str:
+    """Tables of a small or a large run, as Markdown."""
+    parts = [
+        HEAD,
+        _table(("clip", "codec", "luma PSNR", "bytes / x264", "largest", "bytes / x265"), _ratios(data)),
+    ]
+    if data.get("stepping"):
+        head = ("clip", "codec", "luma PSNR", "BD-rate", "step / own network", "bits a weight: key", "step")
+        parts += [STEPS, _table(head, _stepping(data))]
+        parts += ["\n".join(_equal(data))]
+    some = [row for row in data["rows"] if row["part"] == "files"]
+    if some:
+        head = ("file", "codec", "frames", "same frames", "bytes / ideal: key", "steps", "file")
+        parts += [FILES, _table(head, map(_file, some))]
+    for row in data["rows"]:
+        if row["part"] == "speed":
+            parts += [SPEED, _table(("scheme", "1 thread", "2 threads"), _speeds(row))]
+    return "\n\n".join(parts) + "\n"
+
+
+HEAD = """## Video (`python -m benchmarks.video`)
+
+Bytes of the stream at equal PSNR of luma, from decoded frames; x264 and x265 with preset slow and without the
+text that they write about themselves. Geometric means, and the largest, of our points that lie inside the
+other curve; "carphone/30" is the first 30 frames. The refiner of `warp` was fitted to other clips, its
+contexts were chosen on the first 8 frames of carphone."""
+STEPS = """Weight steps against networks of their own (every fourth frame is coded so): BD-rate of the whole
+clip, and bytes of a step over those of a network of the same luma PSNR."""
+FILES = """Files in fresh processes, with one thread and with two; and bytes over the bits that the models ask
+for, -sum log2 p: of what the scheme writes for key frames and for steps, and of the whole file with its
+checksums and lengths."""
+SPEED = """Frames per second decoded, in turns; one thread by processor time, two by the clock on a machine
+with other work."""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 2 + "---:|" * (len(head) - 2)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _span(values: Sequence[float | None], form: str = ".2f") -> str:
+    """Least to largest."""
+    some = [value for value in values if value is not None]
+    return f"{min(some):{form}} to {max(some):{form}}" if some else "-"
+
+
+def _ratios(data: dict[str, Any]) -> Iterable[Sequence[str]]:
+    for row in data["ratios"]:
+        cells = (row["x264 slow luma"], row["x264 slow worst"], row["x265 slow luma"])
+        yield (row["clip"], row["codec"], _span(row["lumas"], ".1f"), *map(_number, cells))
+
+
+def _stepping(data: dict[str, Any]) -> Iterable[Sequence[str]]:
+    for row in data["stepping"]:
+        yield (
+            row["clip"], row["codec"], _span(row["lumas"], ".1f"),
+            "-" if row["bd_rate"] is None else f"{row['bd_rate']:.0f} %", _span(row["shares"]),
+            _span(row["key_bits_per_weight"]), _span(row["step_bits_per_weight"]),
+        )  # fmt: skip
+
+
+def _equal(data: dict[str, Any]) -> Iterable[str]:
+    for row in data["equal_bytes"]:
+        if row["luma"] is None:
+            yield f"{row['clip']}: {row['codec']} and {row['beside']} have no bytes in common."
+        else:
+            beside = f"{row['luma']:+.1f} dB beside {row['beside']}"
+            yield f"{row['clip']}: {row['codec']} is {beside} at equal bytes."
+
+
+def _file(row: Row) -> Sequence[str]:
+    shares = (row["key_over_ideal"], row["step_over_ideal"], row["file_over_ideal"])
+    same = "yes" if row["identical"] else "NO"
+    return (row["clip"], row["codec"], str(row["frames"]), same, *(_number(s, ".3f") for s in shares))
+
+
+def _speeds(row: Row) -> Iterable[Sequence[str]]:
+    for key in row:
+        scheme, _, threads = key.partition(" fps ")
+        if threads == "1":
+            yield (
+                f"{scheme} {row['codec']}",
+                _number(row[key], ".1f"),
+                _number(row[f"{scheme} fps 2"], ".1f"),
+            )
