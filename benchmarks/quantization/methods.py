@@ -21,7 +21,7 @@ from plisse.compress.quantize.grids import Granularity, PerChannel, PerGroup
 from plisse.compress.quantize.output import OutputMSE
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import ACIQ, MSE, Entropy, MinMax, Percentile, PowerOfTwo, Range
-from plisse.compress.quantize.rounding import GPTQ, AdaQuant, AdaRound, Reconstruct, Stochastic
+from plisse.compress.quantize.rounding import GPTQ, AdaQuant, AdaRound, BitSplit, Reconstruct, Stochastic
 from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.smooth import ActivationAware, Smooth
 from plisse.compress.step import Chain, Step, chain
@@ -78,6 +78,7 @@ def convnet(setting: Setting) -> Methods:
     methods["equalization, bias correction"] = steps(Equalize(), range=MinMax(), after=(BiasCorrection(),))
     low = {"symmetric": False, "range": MinMax() if setting.weights == 3 else MSE()}
     methods["GPTQ"] = steps(**low, rounding=GPTQ())
+    methods["Bit-Split"] = steps(**low, rounding=BitSplit())
     methods["AdaRound"] = steps(**low, rounding=AdaRound())
     methods["AdaQuant"] = steps(**low, rounding=AdaQuant())
     length = 300 if setting.weights == 2 else 150
@@ -110,6 +111,7 @@ def encoder(setting: Setting) -> Methods:
         ActivationAware(bits=setting.weights, symmetric=False, granularity=PerGroup(64)), symmetric=False
     )
     methods["GPTQ"] = steps(symmetric=False, rounding=GPTQ(samples=128))
+    methods["Bit-Split"] = steps(symmetric=False, rounding=BitSplit(samples=128))
     if setting.activations is not None:
         rows = Activations(setting.activations, dynamic="row")
         methods["GPTQ, inputs per token"] = steps(

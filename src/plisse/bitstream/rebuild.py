@@ -23,11 +23,12 @@ from plisse.errors import FormatError, GraphError, InputError
 SLACK = 32 << 20
 MAX_SIDES = 8
 MAX_DEPTH = 32
-FLAGS = {"bias", "affine", "track_running_stats", "symmetric"}
-RATIOS = {"eps", "momentum"}
+FLAGS = {"bias", "affine", "track_running_stats", "symmetric", "batch_first", "bidirectional"}
+RATIOS = {"eps", "momentum", "dropout"}
 TEXTS = {"padding", "padding_mode", "unit", "kind"}
 OPTIONAL = {"momentum", "padding_idx"}
 LOWEST = {"padding": 0, "padding_idx": -core_edits.LIMIT, "axis": -1, "channels": 0, "seed": 0}
+HIGHEST = {"bits": 16, "cell_bits": 16, "num_layers": 64}
 
 Build = Callable[[Origin], nn.Module]
 
@@ -135,7 +136,7 @@ def _check_place(model: nn.Module, edit: Edit) -> None:
 
 
 def _is_argument(key: str, value: Any) -> bool:
-    """Sizes are small whole numbers or lists of them, flags are flags, eps and momentum lie in 0 to 1."""
+    """Sizes are small whole numbers or lists of them, flags are flags, ratios lie in 0 to 1."""
     if value is None:
         return key in OPTIONAL
     if key in FLAGS:
@@ -144,7 +145,7 @@ def _is_argument(key: str, value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1
     if isinstance(value, str):
         return key in TEXTS
-    top = 16 if key == "bits" else core_edits.LIMIT
+    top = HIGHEST.get(key, core_edits.LIMIT)
     sides = value if isinstance(value, (list, tuple)) else [value]
     whole = all(type(side) is int and LOWEST.get(key, 1) <= side <= top for side in sides)
     return whole and 0 < len(sides) <= MAX_SIDES

@@ -50,6 +50,7 @@ from plisse.compress.quantize.output import OutputMSE
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.rated import RateQuantize
 from plisse.compress.quantize.small import CompactSmall
+from plisse.compress.quantize.states import RoundStates
 from plisse.compress.smooth import ActivationAware, Smooth
 from plisse.compress.sphere.canonicalize import Canonicalize
 from plisse.compress.sphere.domain import Box, CalibrationBox, Observed, Unbounded
@@ -66,7 +67,7 @@ STEPS: tuple[type, ...] = (
     *(Prune, Quantize, RateQuantize, MixedPrecision, LearnedPrecision, SearchedPrecision, LAPQ, CompactSmall),
     *(Factorize, Decompose, TensorDecompose, Balance, FineTune, ReestimateNorm, aware.FoldForTraining),
     *(FoldBatchNorm, AbsorbStatistics, Equalize, Smooth, ActivationAware, SplitOutliers, Incoherent),
-    Canonicalize,
+    *(Canonicalize, RoundStates),
     *(Compensate, BiasCorrection, AnalyticBiasCorrection),
 )
 LOW_RANK: tuple[type, ...] = (

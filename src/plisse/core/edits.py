@@ -19,6 +19,7 @@ from plisse.core.fakequant import InputQuantizer
 from plisse.core.inputinterval import InputInterval
 from plisse.core.inputscale import InputScale
 from plisse.core.keptstatistics import KeptStatistics
+from plisse.core.recurrent import RoundedGRU, RoundedLSTM
 from plisse.core.rotation import InputRotation, OutputRotation
 from plisse.errors import GraphError, InputError
 
@@ -109,6 +110,8 @@ LAYERS: dict[str, tuple[type[nn.Module], Callable[[Any], dict[str, Any]]]] = {
     "InputRotation": (InputRotation, InputRotation.arguments),
     "OutputRotation": (OutputRotation, OutputRotation.arguments),
     "KeptStatistics": (KeptStatistics, KeptStatistics.arguments),
+    "RoundedLSTM": (RoundedLSTM, RoundedLSTM.arguments),
+    "RoundedGRU": (RoundedGRU, RoundedGRU.arguments),
 }
 
 ATTACHED = {

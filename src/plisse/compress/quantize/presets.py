@@ -20,6 +20,7 @@ from plisse.compress.quantize.mixed.mixed import MixedPrecision
 from plisse.compress.quantize.mixed.sensitivity import Sensitivity
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import MSE, MinMax, MovingAverage
+from plisse.compress.quantize.states import RoundStates
 from plisse.compress.step import Chain, chain
 from plisse.core import modules
 from plisse.core.reparam import plain
@@ -142,14 +143,16 @@ def zeroquant(bits: int = 8, group: int = 64) -> Chain:
     )
 
 
-def recurrent(bits: int = 8) -> Chain:
+def recurrent(bits: int = 8, states: int | None = None) -> Chain:
     """Recurrent networks: the matrices of LSTM, GRU and plain recurrent layers, and all other weights, with
     one scale per row, that is per unit of each gate (He et al. 2016, section 3; Alom et al. 2018).
 
-    bits: 2 to 8. Gates, states and biases stay in float. Leaves out: rounded states, and binary codes, which
+    bits: 2 to 8. states: bits of hidden states and cells, 2 to 16, None for float, in which torch runs a
+    layer at once rather than step by step. Gates and biases stay in float. Leaves out: binary codes, which
     are `Quantize(grid=...)` with the alternating code of Xu et al. 2018 at 2 and 3 bits.
     """
-    return chain(Quantize(bits=bits))
+    weights = Quantize(bits=bits)
+    return chain(weights) if states is None else chain(RoundStates(states, states), weights)
 
 
 def embeddings(model: nn.Module, bits: int = 4, group: int = 0) -> Chain:
