@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.datafree import tables
+from benchmarks.datafree import command, ranges, tables
 from benchmarks.datafree.__main__ import plan
 from benchmarks.datafree.settings import ACTIONS, SETTINGS, rounded
 from benchmarks.datafree.sources import SCHEME, SOURCES, VARIANTS
@@ -56,3 +59,53 @@ def test_rounding_is_that_of_the_quantization_benchmark() -> None:
     assert (step.bits, step.activations.bits, step.first_last_bits) == (3, 3, 8)
     assert (step.rounding.drop, step.rounding.seed) == (0.5, 2)
     assert rounded(SETTINGS["W2"], seed=0).steps[1].rounding.drop == 0.0
+
+
+def test_the_order_begins_with_what_bars_are_about() -> None:
+    listed = [(setting.name, source.name, source.network, source.seed) for setting, source in plan()]
+    first = dict.fromkeys(listed)
+    assert [*first][:3] == [("W2", name, "resnet20", 0) for name in ("real", "Gaussian", "BNS")]
+    asked = ("W4A8 ranges", "W4A4 ranges", "W3A3", "W4A4 trained", "W2A4 trained")
+    assert {(setting, name, "resnet20", 0) for setting in asked for name in SOURCES} <= set(listed)
+    assert {("W3", "BNS", "resnet20", seed) for seed in (0, 1, 2)} <= set(listed)
+
+
+def test_a_difference_is_of_means_over_draws_with_an_interval_over_images() -> None:
+    generator = np.random.default_rng(0)
+    real = (generator.random((3, 400)) < 0.9).astype(float)
+    made = real.copy()
+    made[0] = 1 - made[0]
+    value, low, high = ranges.difference(made, real)
+    assert value == pytest.approx((made - real).mean())
+    assert low < value < high
+    assert high - low < 0.2
+
+
+def test_the_rule_is_chosen_on_images_that_nothing_is_scored_on() -> None:
+    assert not set(ranges.CHOICE) & set(ranges.HELD)
+    assert min(ranges.CHOICE) >= 1000  # real calibration images are of the first sheet
+    one = {"n": 10, "before": 0.9, "difference": [-0.01, -0.02, 0.005]}
+    one |= {source: [0.9, 0.8] for source in ranges.SOURCES}
+    one["divergence"] = {source: [0.04, 0.05] for source in ranges.SOURCES}
+    row = {"rule": "MSE", "sets": {"test, lossless": one}, "width": [0.8, 0.95, 1.1]}
+    text = ranges.table({"rows": [row]})
+    assert "| test, lossless (10) | MSE | 85.00 | 85.00 | 85.00 | -1.00 (-2.00 to +0.50) | 0.0450 |" in text
+    assert "0.95\ntimes as wide" in text
+
+
+def test_the_time_of_a_command_is_that_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "command", lambda name, n, folder: [sys.executable, "-c", "print(1)"])
+    found = command.row("images alone", 5)
+    assert (found["command"], found["images"]) == ("images alone", 5)
+    assert found["cpu_seconds"] >= 0
+    text = command.table({"rows": [found]})
+    assert "| images alone | 5 |" in text
+
+
+def test_the_command_is_the_default_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "data_set", lambda *parts: tmp_path / "w.safetensors")
+    words = command.command(command.NAMES[1], 1000, tmp_path)
+    assert words[1:5] == ["-m", "plisse.cli", "compress", "resnet20"]
+    assert words[words.index("--samples") + 1] == "1000"

@@ -48,23 +48,25 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
         return
     for setting in ("W2", "W3", "W4A4"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
-    yield SETTINGS["W4A4 trained"], Source("real")
-    yield from ((SETTINGS["W3A3"], Source(name)) for name in ("BNS", "real"))
-    yield SETTINGS["W4A4 trained"], Source("BNS")
-    for setting in ("W4A8 ranges", "W4A4 ranges", "W3A3"):
+    for setting in ("W4A4 trained", "W2A4 trained"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
-    yield from ((SETTINGS["W2"], Source(name)) for name in (*SOURCES, "BNS, all iterations"))
+    for seed in (1, 2):
+        for setting in ("W2", "W3", "W4A4"):
+            yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
+    for setting in ("W4A8 ranges", "W4A4 ranges"):
+        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
+    yield from ((SETTINGS["W2"], Source(name, "resnet56")) for name in THREE)
+    yield from ((SETTINGS["W3"], Source(name, "resnet56")) for name in THREE)
+    for setting in ("W3A3", "W4A4 trained", "W2A4 trained"):
+        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
+    yield from ((SETTINGS["W4A4"], Source(name, "resnet56")) for name in THREE)
+    for seed in (1, 2):
+        yield from ((SETTINGS["W3A3"], Source(name, seed=seed)) for name in THREE)
+    yield from ((SETTINGS["W3A3"], Source(name, "resnet56")) for name in THREE)
     for setting in ("low rank 50 %", "channels 30 %"):
         yield from ((SETTINGS[setting], Source(name)) for name in ("real", "BNS"))
-    for setting in ("W2", "W4A4"):
-        yield from ((SETTINGS[setting], Source(name, "resnet56")) for name in THREE)
-    for setting in ("W3", "W4A8 ranges", "W4A4 ranges", "W4A4", "W3A3"):
+    for setting in ("W2", "W4A4", "W3"):
         yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
-    for seed in (1, 2):
-        for setting in ("W2", "W3", "W4A4", "W3A3"):
-            yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
-    yield SETTINGS["W4A4 trained"], Source("Gaussian")
-    yield from ((SETTINGS["W2A4 trained"], Source(name)) for name in THREE)
     yield from ((SETTINGS["W2"], Source(name)) for name in VARIANTS)
 
 

@@ -12,7 +12,9 @@ from typer.testing import CliRunner, Result
 
 from plisse.cli.main import app
 from plisse.cli.nodata import parsed_shape
+from plisse.cli.quantizing import Preset, preset_steps, quantizing
 from plisse.compress.datafree.statistics import targets
+from plisse.compress.quantize.ranges import MSE
 from plisse.errors import InputError
 from plisse.networks.open import open_model
 from plisse.train.statistics import reestimate_statistics
@@ -50,6 +52,30 @@ def test_compress_without_data_shows_what_it_used(weights: Path, tmp_path: Path)
     assert "data:image/png;base64," in text
     assert len(list(images.glob("*/*.png"))) == 40
     assert len(targets(open_model(out))) == 2  # folded, and still able to be compressed without data
+
+
+def test_steps_for_made_images_keep_statistics_and_weigh_large_values_more() -> None:
+    network = open_model("digits_cnn")
+    fold, rounded, *_ = quantizing(network, 4, 4, None, None, no_data=True).steps
+    assert (fold.keep_statistics, rounded.activations.range) == (True, MSE(2.4))
+    fold, rounded, *_ = quantizing(network, 4, 4, None, None).steps
+    assert (fold.keep_statistics, rounded.activations.range) == (False, MSE())
+    for given in (True, False):
+        assert preset_steps(network, Preset.convnet, 4, given).steps[0].keep_statistics is given
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("--budget", "bytes=0.3x"), ("--preset", "convnet")], ids=" ".join)
+def test_any_file_made_without_data_can_be_compressed_without_data_again(
+    flags: tuple[str, str], weights: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "a.plisse", tmp_path / "b.plisse"
+    given = ("--data", "none", "--samples", 20)
+    done = plisse("compress", "digits_cnn", "--weights", weights, "-o", first, *given, *flags)
+    assert done.exit_code == 0, done.output
+    assert len(targets(open_model(first))) == 2
+    done = plisse("compress", first, "-o", second, *given, "--bits", 4)
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.slow

@@ -154,9 +154,9 @@ def compress(
         bounds = Bounds.parse(wanted) if wanted else None
         network = open_network(model, weights, allow, seed)
         if preset is not None:
-            given.append(preset_steps(network, preset, bits))
+            given.append(preset_steps(network, preset, bits, data == NONE))
         elif bits is not None:
-            given.append(quantizing(network, bits, activations, group, rounding, keep=data == NONE))
+            given.append(quantizing(network, bits, activations, group, rounding, data == NONE))
     made = None
     if data == NONE:
         made = made_samples(network, model, input_shape, scheme, samples, keep_images, seed)

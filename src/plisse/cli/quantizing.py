@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,9 +96,11 @@ def quantizing(
     activations: int | None,
     group: int | None,
     method: Method | None,
-    keep: bool = False,
+    no_data: bool = False,
 ) -> Step:
-    """The steps that the flags stand for. keep: the statistics of batch norms that are folded.
+    """The steps that the flags stand for. no_data: calibration images are made ones. Then folded batch norms
+    keep their statistics, and ranges of activations weigh large values more (errors to the power 2.4), for
+    made images have fewer of them than real ones.
 
     Raises InputError for a number out of range.
     """
@@ -111,13 +114,13 @@ def quantizing(
 
     folds = any(isinstance(module, NORMS) for module in network.modules())
     return chain(
-        *([FoldBatchNorm(keep)] if folds else []),
+        *([FoldBatchNorm(no_data)] if folds else []),
         Quantize(
             bits=bits,
             symmetric=bits > 4,  # few symbols: an affine grid uses them all
             range=MinMax() if bits == 3 else MSE(),
             granularity=PerChannel() if group is None else PerGroup(group),
-            activations=None if activations is None else Inputs(activations),
+            activations=None if activations is None else Inputs(activations, MSE(2.4) if no_data else MSE()),
             first_last_bits=8,
             rounding=_rounding(method or Method.nearest),
         ),
@@ -125,8 +128,16 @@ def quantizing(
     )
 
 
-def preset_steps(network: nn.Module, preset: Preset, bits: int | None) -> Step:
-    """The steps of a preset. Raises InputError for bits that it does not take."""
+def preset_steps(network: nn.Module, preset: Preset, bits: int | None, no_data: bool = False) -> Step:
+    """The steps of a preset. no_data: folded batch norms keep their statistics.
+
+    Raises InputError for bits that it does not take.
+    """
+    found = _preset(network, preset, bits)
+    return _keeping(found) if no_data else found
+
+
+def _preset(network: nn.Module, preset: Preset, bits: int | None) -> Step:
     from plisse.compress.quantize import presets
     from plisse.compress.quantize.small import CompactSmall
     from plisse.compress.step import chain
@@ -145,6 +156,19 @@ def preset_steps(network: nn.Module, preset: Preset, bits: int | None) -> Step:
     if preset == Preset.embeddings:
         return chain(presets.embeddings(network, **chosen), CompactSmall())
     return chain(getattr(presets, preset.value)(**chosen), CompactSmall())
+
+
+def _keeping(step: Step) -> Step:
+    """The same steps, where batch norms that are folded keep their statistics."""
+    from plisse.compress.fold import FoldBatchNorm
+    from plisse.compress.step import chain
+
+    return chain(
+        *(
+            replace(each, keep_statistics=True) if isinstance(each, FoldBatchNorm) else each
+            for each in chain(step).steps
+        )
+    )
 
 
 def _rounding(method: Method) -> Rounding:
