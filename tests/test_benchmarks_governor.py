@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent / "adapt"))
 from families import constants, made_profile
 
 from benchmarks.governor import stream, tables
-from benchmarks.governor.load import busy
+from benchmarks.governor.load import Used, busy
 from benchmarks.governor.stream import Row, Script, play, summary, swings
 from plisse.adapt.governed import Governed
 from plisse.adapt.governor import Decision, Governor
@@ -96,6 +96,30 @@ def test_requests_that_wait_are_answered_in_order_with_less_time_left(
     assert {row.point for row in rows[1:]} == {"width=0.25"} or rows[-1].point == "width=0.25"
 
 
+def test_a_request_carries_as_many_images_as_asked_and_starts_over_at_the_end() -> None:
+    import torch
+
+    seen: list[list[float]] = []
+    inner = Governed(constants(), Governor(made_profile(), (Deadline(),)), lambda: Signals(0.0))
+
+    def run(inputs: torch.Tensor, *, deadline: float, queue: int) -> object:
+        seen.append(inputs[:, 0].tolist())
+        return inner(inputs)
+
+    script = Script(interval=0.001, deadline=9.0, idle=9.0, loaded=1.0, seconds=0.002, jitter=0.0)
+    images = torch.arange(3.0)[:, None].expand(3, 4)
+    rows = play(run, Batch(images, torch.tensor([0, 0, 1])), script, 0.0, size=2)  # type: ignore[arg-type]
+    assert seen == [[0.0, 1.0], [2.0, 0.0]]
+    assert [row.right for row in rows] == [1.0, 0.5]
+
+
+def test_the_work_of_others_is_what_is_busy_without_this_process() -> None:
+    assert Used(10.0, 4.0).others(Used(15.0, 8.0)) == pytest.approx(1.0)
+    here = Used.now()
+    assert here.busy > 0
+    assert here.own > 0
+
+
 def test_the_table_shows_every_row() -> None:
     rows = [Row(0.5, 0.01, True, "a"), Row(2.5, 0.09, True, "b")]
     data = {
@@ -104,10 +128,12 @@ def test_the_table_shows_every_row() -> None:
         "load_processes": 4,
         "profile": [{"point": "a", "cost": {"latency": 0.01}, "score": 0.9}],
         "governor": {"switches": 3, "taken_back": 0},
+        "rounds": [{"policy": "governor", "others": 0.8}, {"policy": "largest", "others": 1.6}],
         "results": {name: summary(rows, SCRIPT) for name in tables.NAMES},
     }
     shown = tables.section(data)
     assert shown.count("\n| ") == 4
+    assert "took 5 to 10 % of the 16 core seconds" in " ".join(shown.split())
     assert "Another run, due in 50 ms" in tables.section(data, data)
     for words in ("governor |", "largest, fixed | 50.0 %", "due in 50 ms", "a (10.0 ms, 90.0 %"):
         assert words in shown

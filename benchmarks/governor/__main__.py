@@ -1,7 +1,8 @@
 """A governor under real load: `python -m benchmarks.governor [--small] [--file F.plisse]`.
 
 Four images per request, each with a deadline, while other processes load all cores every few seconds. The
-same script is played with the governor, with the largest and with the smallest point, in turns. Which images
+same script is played with the governor, with the largest and with the smallest point, in short turns, so that
+what else happens on the machine meets all three alike; how much that was stands in every round. Which images
 are used for what:
 - scores of the profile, which the governor goes by: 1,000 images of `val`
 - training of the smallest network: `train`, with the original network as teacher
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.governor.load import Used
 from benchmarks.governor.networks import family
 from benchmarks.governor.stream import Row, Script, play, summary, swings
 from benchmarks.record import write
@@ -47,8 +49,7 @@ from plisse.train.tasks import open_task
 
 KEPT = Path("out/governor")
 PHASE_SECONDS = 4.0
-PERIODS = {"small": 1, "full": 3}
-ROUNDS = {"small": 1, "full": 3}
+ROUNDS = {"small": 1, "full": 9}
 DEADLINE, INTERVAL = 2.5, 2.5
 POLICIES = ("governor", "largest", "smallest")
 DWELL = 0.5
@@ -66,7 +67,8 @@ def main() -> None:
     net = open_elastic(chosen.file) if chosen.file else family(task, KEPT, size)
     scored = ImageBatches(read_validation(data_set("cifar10"), 1), 128, IMAGENET)
     found = profile(net, None, task, batches=scored, batch=IMAGES, repeats=60)
-    write(f"governor{'_small' if chosen.small else ''}", played(net, found, size))
+    name = f"governor{'_file' if chosen.file else ''}{'_small' if chosen.small else ''}"
+    write(name, {"file": chosen.file.name if chosen.file else None, **played(net, found, size)})
 
 
 def played(net: Elastic, found: Profile, size: str) -> dict[str, Any]:
@@ -75,8 +77,7 @@ def played(net: Elastic, found: Profile, size: str) -> dict[str, Any]:
     images = _test_images()
     times = calibrated(net, found, images)
     slowest = times[rows[-1].point]
-    seconds = 2 * PHASE_SECONDS * PERIODS[size]
-    script = Script(INTERVAL * slowest, DEADLINE * slowest, PHASE_SECONDS, PHASE_SECONDS, seconds)
+    script = Script(INTERVAL * slowest, DEADLINE * slowest, PHASE_SECONDS, PHASE_SECONDS, 2 * PHASE_SECONDS)
     points = {"largest": rows[-1].point, "smallest": rows[0].point}
     requests: dict[str, list[Row]] = {name: [] for name in POLICIES}
     rounds: list[dict[str, Any]] = []
@@ -84,9 +85,11 @@ def played(net: Elastic, found: Profile, size: str) -> dict[str, Any]:
     for number in range(ROUNDS[size]):
         for name in (*POLICIES[number % 3 :], *POLICIES[: number % 3]):
             here = dataclasses.replace(script, seed=number)
+            before = Used.now()
             answers, decisions, start = one(net, found, here, points.get(name), images)
+            others = before.others()
             requests[name] += answers
-            rounds.append({"round": number, "policy": name, **summary(answers, here)})
+            rounds.append({"round": number, "policy": name, "others": others, **summary(answers, here)})
             print(rounds[-1], flush=True)
             if name == "governor":
                 swung = swings(decisions, [row.point for row in rows], here, start)
@@ -117,8 +120,7 @@ def one(
         try:
             answers = play(run, batch, script, start, IMAGES)
         finally:
-            os.killpg(load.pid, signal.SIGTERM)
-            load.wait()
+            _ended(load)
     return answers, list(governor.decisions), start
 
 
@@ -135,6 +137,15 @@ def _load(script: Script, start: float) -> subprocess.Popen[bytes]:
     options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks.governor.load", *options]
     return subprocess.Popen(command, process_group=0)
+
+
+def _ended(load: subprocess.Popen[bytes]) -> None:
+    """Wait until its script is over, so that its seconds are known; not for long."""
+    try:
+        load.wait(timeout=3.0)
+    except subprocess.TimeoutExpired:
+        os.killpg(load.pid, signal.SIGTERM)
+        load.wait()
 
 
 def _processes() -> int:

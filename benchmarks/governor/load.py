@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import time
+from dataclasses import dataclass
+
+import psutil
 
 
 def busy(since: float, idle: float, loaded: float) -> bool:
@@ -27,6 +31,30 @@ def burn(start: float, idle: float, loaded: float, seconds: float) -> None:
             time.sleep(0.005)
             continue
         sum(number * number for number in range(20_000))
+
+
+@dataclass(frozen=True)
+class Used:
+    """Seconds that the cores were busy, and those of this process and of children that ended, at a moment."""
+
+    busy: float
+    own: float
+
+    @classmethod
+    def now(cls) -> Used:
+        times = psutil.cpu_times()
+        return cls(
+            sum(times) - times.idle - times.iowait - times.guest - times.guest_nice, sum(os.times()[:4])
+        )
+
+    def others(self, now: Used | None = None) -> float:
+        """Core seconds since then that neither this process nor its children used.
+
+        >>> Used(10.0, 4.0).others(Used(15.0, 8.0))
+        1.0
+        """
+        now = now or Used.now()
+        return now.busy - self.busy - (now.own - self.own)
 
 
 def main() -> None:

@@ -30,13 +30,16 @@ def section(data: Row, other: Row | None = None) -> str:
         for row in data["profile"]
     )
     n = data["results"]["governor"]["requests"]
+    cores = data.get("machine", {}).get("cores", 2) * script["seconds"]
+    others = [round(100 * row["others"] / cores) for row in data["rounds"] if "others" in row] or [0]
     return f"""## A governor under real load (`python -m benchmarks.governor`)
 
 {data["images"]} images per request, {n:,} requests for each row, due in {1e3 * script["deadline"]:.0f} ms;
 {data["load_processes"]} processes load all cores for {script["loaded"]:.0f} of every
 {script["idle"] + script["loaded"]:.0f} seconds. The same script for every row, in turns. Points: {points}.
 Accuracy is that of all answers, late ones too. The governor switched {governor["switches"]} times;
-{governor["taken_back"]} rises were taken back within the same phase.
+{governor["taken_back"]} rises were taken back within the same phase. Other programs took {min(others)} to
+{max(others)} % of the {cores:.0f} core seconds of a turn.
 
 The networks saw the images of `val` when they were trained, so that only the order of these scores means
 something.

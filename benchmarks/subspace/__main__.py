@@ -19,18 +19,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from benchmarks.record import RESULTS, write
 from benchmarks.subspace.machine import file_bytes, switch_times, width_latency
 from benchmarks.subspace.methods import ALONE, SMALL, SOME_WIDTHS, Method, methods
 from plisse.adapt.elastic import Point
+from plisse.adapt.opened import save_subspace
 from plisse.adapt.sparsity import measure_thresholds
 from plisse.adapt.statistics import measure_statistics, statistic_names
 from plisse.adapt.subspace import Subspace
@@ -48,13 +50,14 @@ from plisse.train.statistics import reestimate_statistics
 from plisse.train.task import Task
 from plisse.train.tasks import open_task
 
-STEPS, SMALL_STEPS, STATISTICS = 800, 4, 20
+STEPS, SMALL_STEPS, STATISTICS = 150, 4, 8
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """task, and the other images that are scored. statistics: batches for those of batch norms."""
+    """task, and the other images that are scored. statistics: batches for those of batch norms. files: folder
+    for the files of what was trained."""
 
     task: Task
     validation: Batches
@@ -63,6 +66,7 @@ class Setting:
     accelerator: str
     statistics: int = STATISTICS
     scratch: bool = False
+    files: Path | None = None
 
 
 def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
@@ -70,9 +74,12 @@ def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
     weights = None if setting.scratch else data_set("models", "cifar10_resnet20.safetensors")
     net = open_model("resnet20", weights=weights)
     subspace = method.make(net, setting.task)
-    start = time.perf_counter()
+    path, seconds = None, 0.0
+    if setting.files is not None and method.trains:
+        setting.files.mkdir(parents=True, exist_ok=True)
+        path = setting.files / f"{method.axis}, {method.name}, {setting.steps} steps.plisse"
     if method.trains:
-        train_subspace(
+        history = train_subspace(
             subspace,
             setting.task,
             steps=setting.steps,
@@ -81,11 +88,13 @@ def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
             statistics=setting.statistics,
             optimizer=SGD(lr=setting.lr, weight_decay=5e-4),
             accelerator=setting.accelerator,
+            checkpoint=None if path is None else path.with_suffix(".safetensors"),
+            checkpoint_every=40,
         )
+        seconds = round(history.seconds, 1)
     else:
         measure_thresholds(subspace.eval())
     subspace.cpu()
-    seconds = round(time.perf_counter() - start, 1)
     facts = {
         "axis": method.axis,
         "method": method.name,
@@ -95,6 +104,8 @@ def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
     files = (
         file_bytes(subspace, ALONE[method.axis]) if len(subspace.space.points) > 1 and method.trains else None
     )
+    if path is not None:
+        save_subspace(subspace, path)
     for way in method.scored:
         points = [point_row(setting, network, point) for point, network in found(setting, subspace, way)]
         yield {**facts, "statistics": way, "seconds": seconds, "points": points, "files": files}
@@ -120,6 +131,7 @@ def found(setting: Setting, subspace: Subspace, way: str) -> Iterator[tuple[Poin
 
 
 def point_row(setting: Setting, network: nn.Module, point: Point) -> Row:
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     after = evaluate(network, setting.task)
     val = evaluate(network, setting.task, setting.validation).score
     return {"point": point.value, "score": after.score, "interval": [after.low, after.high], "val": val}
@@ -129,26 +141,28 @@ def key(row: Row) -> tuple[str, str, int, str]:
     return row["axis"], row["method"], row["steps"], row["start"]
 
 
-def known(name: str, fresh: bool) -> dict[str, Any]:
-    """An earlier run."""
+def known(name: str) -> dict[str, Any]:
+    """What was written so far, also by a run beside this one."""
     path = RESULTS / f"{name}.json"
-    return {} if fresh or not path.exists() else json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def run(chosen: argparse.Namespace, setting: Setting, name: str) -> None:
-    data = known(name, chosen.fresh)
-    rows: list[Row] = data.get("rows", [])
+    if chosen.fresh:
+        (RESULTS / f"{name}.json").unlink(missing_ok=True)
     for method in SMALL if chosen.small else methods():
         start = "fresh" if setting.scratch else "pretrained"
         done = (method.axis, method.name, setting.steps if method.trains else 0, start)
         wanted = chosen.only is None or chosen.only.lower() in f"{method.axis} {method.name}".lower()
-        if not wanted or any(key(row) == done for row in rows):
+        if not wanted or any(key(row) == done for row in known(name).get("rows", ())):
             continue
+        rows: list[Row] = []
         for row in spectrum(setting, method):
             rows.append(row)
             shown = " ".join(f"{p['point']:g}:{100 * p['score']:.1f}" for p in row["points"])
             print(row["axis"], "|", row["method"], "|", row["statistics"], "|", shown, flush=True)
-        data["rows"] = rows
+        data = known(name)
+        data["rows"] = [*data.get("rows", ()), *rows]
         write(name, {k: v for k, v in data.items() if k != "machine"})
 
 
@@ -156,20 +170,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a few steps and images")
     parser.add_argument("--steps", type=int, help=f"batches of 128 images each ({STEPS})")
-    parser.add_argument("--lr", type=float, default=0.05, help="peak learning rate")
+    parser.add_argument("--lr", type=float, default=0.02, help="peak learning rate")
     parser.add_argument("--scratch", action="store_true", help="start from fresh weights")
     parser.add_argument("--accelerator", default="cpu", help="cpu, cuda or auto")
     parser.add_argument("--only", metavar="TEXT", help="methods whose axis and name contain TEXT")
+    parser.add_argument(
+        "--files", type=Path, metavar="FOLDER", help="write the file of what is trained there"
+    )
     parser.add_argument("--part", choices=("spectra", "switch", "latency"), default="spectra")
     parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
     chosen = parser.parse_args()
     name = "subspace_small" if chosen.small else "subspace"
     if chosen.part != "spectra":
         measured = switch_times if chosen.part == "switch" else width_latency
-        names = ("resnet20",) if chosen.small else ("resnet20", "resnet18")
+        names = ("resnet20",) if chosen.small else ("resnet20", "cPreResNet20", "resnet18")
         rows = [row for network in names for row in measured(network, 7 if chosen.small else 15)]
         print(json.dumps(rows, indent=1))
-        data = {**known(name, False), chosen.part: rows}
+        data = {**known(name), chosen.part: rows}
         write(name, {k: v for k, v in data.items() if k != "machine"})
         return
     steps = chosen.steps or (SMALL_STEPS if chosen.small else STEPS)
@@ -179,7 +196,9 @@ def main() -> None:
     if chosen.small:
         task = dataclasses.replace(task, holdout=BatchList((task.holdout[0],)))
     statistics = 2 if chosen.small else STATISTICS
-    setting = Setting(task, validation, steps, chosen.lr, chosen.accelerator, statistics, chosen.scratch)
+    setting = Setting(
+        task, validation, steps, chosen.lr, chosen.accelerator, statistics, chosen.scratch, chosen.files
+    )
     run(chosen, setting, name)
 
 

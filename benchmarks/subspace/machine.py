@@ -20,7 +20,7 @@ from plisse.adapt.subspace import Subspace
 from plisse.adapt.width import width_subspace
 from plisse.core import modules
 from plisse.core.batch import Batch, BatchList
-from plisse.core.origin import Origin
+from plisse.core.origin import Origin, origin_of
 from plisse.cost.macs import count_macs
 from plisse.cost.measure import Runnable, interleaved
 from plisse.networks.build import build
@@ -36,6 +36,7 @@ def networks() -> dict[str, tuple[Origin, Tensor]]:
     images = torch.zeros(32, 3, 32, 32)
     return {
         "resnet20": (Origin("builtin", "resnet20"), images),
+        "cPreResNet20": (Origin("factory", "benchmarks.subspace.networks:preresnet20"), images),
         "resnet18": (Origin("builtin", "resnet18", {"classes": 10, "stem": "small"}), images),
     }
 
@@ -61,7 +62,7 @@ def switch_times(name: str, repeats: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         return [
             _switch_row(name, subspace, images, repeats, Path(folder))
-            for subspace in spectra(build(origin), images).values()
+            for subspace in spectra(build(origin, [origin.name]), images).values()
         ]
 
 
@@ -69,6 +70,7 @@ def _switch_row(name: str, subspace: Subspace, images: Tensor, repeats: int, fol
     axis = subspace.space.largest.axis
     target = Point(axis, float(TARGETS[axis]))
     separate = subspace.elastic().extract(target)
+    factory = origin_of(separate).name
     save(separate, folder / f"{axis}.plisse")
     save_file(separate.state_dict(), folder / f"{axis}.safetensors")
     runs: dict[str, Runnable] = {
@@ -77,7 +79,7 @@ def _switch_row(name: str, subspace: Subspace, images: Tensor, repeats: int, fol
         "separate safetensors file": lambda _: separate.load_state_dict(
             load_file(folder / f"{axis}.safetensors")
         ),
-        "separate .plisse file": lambda _: load(folder / f"{axis}.plisse"),
+        "separate .plisse file": lambda _: load(folder / f"{axis}.plisse", [factory]),
     }
     if axis == "sparsity":
         runs["sort of every layer"] = _sorted(subspace.wrapped.model)
@@ -124,7 +126,7 @@ def width_latency(name: str, repeats: int) -> list[dict[str, Any]]:
     """Seconds of a batch of 32 at each width, baked, channels last, measured in turns; seconds that this
     process computed on one thread, so that other work on the machine counts little."""
     origin, images = networks()[name]
-    net = spectra(build(origin), images)["width"].elastic()
+    net = spectra(build(origin, [origin.name]), images)["width"].elastic()
     found = {point: net.extract(point) for point in net.space.points}
     times = interleaved(
         {str(point): network for point, network in found.items()},

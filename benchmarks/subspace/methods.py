@@ -16,7 +16,8 @@ from plisse.train.task import Task
 
 WIDTHS = (0.25, 0.3125, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.75, 0.875, 1.0)
 SOME_WIDTHS = (0.25, 0.5, 0.75, 1.0)
-ALONE = {"width": (0.25, 0.5, 1.0), "sparsity": (0.975, 0.9, 0.5), "bits": (3, 4, 8)}
+ALONE = {"width": (0.25, 0.5, 1.0), "sparsity": (0.9, 0.975, 0.5), "bits": (3, 4, 8)}
+WAYS = ("stored", "recalibrated", "between", "shared")
 ONE = Schedule(Listed(1), NoWarmup())
 
 Make = Callable[[nn.Module, Task], Subspace]
@@ -39,50 +40,37 @@ class Method:
 
 def methods() -> tuple[Method, ...]:
     """In the order in which they are run."""
+    sandwich, sparse = Schedule(Sandwich(4)), Schedule(Sandwich(3), Decay())
+    biased = Schedule(BiasedEndpoints(), Decay())
     return (
-        Method("standard network", "width", width, ONE, trains=False, scored=("recalibrated", "shared")),
         Method(
             "standard network", "sparsity", sparsity, ONE, trains=False, scored=("recalibrated", "shared")
         ),
+        Method("standard network", "width", width, ONE, trains=False, scored=("recalibrated", "shared")),
         Method("standard network", "bits", bits, ONE, trains=False, scored=("recalibrated",)),
         Method("standard network, trained as long", "width", alone("width", 1.0), ONE),
-        Method(
-            "point, sandwich and in-place distillation",
-            "width",
-            width,
-            Schedule(Sandwich(4)),
-            distill=1.0,
-            scored=("stored", "recalibrated", "between", "shared"),
-        ),
-        Method(
-            "point, biased endpoints and decay", "sparsity", sparsity, Schedule(BiasedEndpoints(), Decay())
-        ),
-        Method("point, sandwich of 3", "bits", bits, Schedule(Sandwich(3))),
-        *(
-            Method(f"alone at {value:g}", axis, alone(axis, value), ONE)
-            for axis, values in ALONE.items()
-            for value in values
-            if (axis, value) != ("width", 1.0)
-        ),
-        Method("point, sandwich without distillation", "width", width, Schedule(Sandwich(4))),
-        Method("point, sandwich of 3", "sparsity", sparsity, Schedule(Sandwich(3), Decay())),
+        Method("point, sandwich and distillation", "sparsity", sparsity, sparse, distill=1.0),
+        *(each_alone("sparsity")),
+        Method("point, sandwich and distillation", "width", width, sandwich, 1.0, scored=WAYS),
+        *(each_alone("width")),
+        Method("point, sandwich and distillation", "bits", bits, Schedule(Sandwich(3)), distill=1.0),
+        *(each_alone("bits")),
+        Method("line, sandwich and distillation", "sparsity", on_line(sparsity), sparse, distill=1.0),
+        Method("line in norms, sandwich and distillation", "width", on_line(width), sandwich, distill=1.0),
+        Method("line, sandwich and distillation", "bits", on_line(bits), Schedule(Sandwich(3)), distill=1.0),
+        Method("point, biased endpoints", "sparsity", sparsity, biased),
         Method("point, one of the listed", "bits", bits, Schedule(Listed(1))),
-        Method(
-            "line in norms, sandwich and in-place distillation",
-            "width",
-            on_line(width),
-            Schedule(Sandwich(4)),
-            distill=1.0,
-        ),
-        Method(
-            "line, biased endpoints and decay",
-            "sparsity",
-            on_line(sparsity),
-            Schedule(BiasedEndpoints(), Decay()),
-        ),
+        Method("point, sandwich", "width", width, sandwich),
+        Method("line, biased endpoints", "sparsity", on_line(sparsity), biased),
         Method("line, one of the listed", "bits", on_line(bits), Schedule(Listed(1))),
-        Method("point, instance norms", "width", instance_norms, Schedule(Sandwich(4)), distill=1.0),
+        Method("point, instance norms", "width", instance_norms, sandwich, distill=1.0),
     )
+
+
+def each_alone(axis: str) -> tuple[Method, ...]:
+    """A network for each of the points that are trained alone."""
+    values = [value for value in ALONE[axis] if (axis, value) != ("width", 1.0)]
+    return tuple(Method(f"alone at {value:g}", axis, alone(axis, value), ONE) for value in values)
 
 
 def width(net: nn.Module, task: Task, line: bool = False) -> Subspace:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ class ChannelPlan:
 
     def counts(self, width: float) -> tuple[int, ...]:
         """Channels of every block at a width."""
-        return tuple(_count(width, size, self.round_to) for size in self.blocks)
+        return _counts(self.blocks, width, self.round_to)
 
     def kept(self, rule: Rule, width: float) -> tuple[int, ...]:
         """Positions of the entries of a rule's dimension that compute at a width."""
@@ -190,6 +190,11 @@ def _kept(runs: tuple[Run, ...], counts: tuple[int, ...]) -> tuple[int, ...]:
         kept += range(start, start + stay * run.repeat)
         start += run.count * run.repeat
     return tuple(kept)
+
+
+@lru_cache(maxsize=64)
+def _counts(blocks: tuple[int, ...], width: float, round_to: int) -> tuple[int, ...]:
+    return tuple(_count(width, size, round_to) for size in blocks)
 
 
 def _count(width: float, size: int, round_to: int) -> int:

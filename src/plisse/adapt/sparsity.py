@@ -51,8 +51,8 @@ class TopK(Reparam):
     def tabled(self) -> float:
         """The threshold at the dial's sparsity, from the table."""
         below, above, share = self.dial.between
-        low, high = float(self.thresholds[below]), float(self.thresholds[above])
-        return low + (high - low) * share
+        found = self.thresholds.tolist()
+        return float(found[below] + (found[above] - found[below]) * share)
 
     def stored(self) -> Stored:
         return masked_stored(self.source.stored(), (self.forward().detach() != 0).cpu().numpy())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,7 @@ class Subspace(nn.Module):
         super().__init__()
         self.wrapped, self.dial, self.sizes = wrapped, dial, sizes
         self.register_buffer("progress", torch.zeros(()))
+        self._copied: tuple[tuple[str, ...], frozenset[str]] = (), frozenset()
 
     @property
     def space(self) -> Space:
@@ -65,17 +66,27 @@ class Subspace(nn.Module):
         self.wrapped = Reparametrized(self.wrapped.model, {**self.wrapped.reparams, **reparams})
 
     def materialised(self, point: Point) -> nn.Module:
-        """The plain network at a point, in evaluation mode. Tensors that no point changes, and slices
-        without gaps, are shared with this subspace."""
+        """The plain network at a point, in evaluation mode. What no point changes, and slices without gaps,
+        are shared with this subspace; where it is in evaluation mode, so are layers without such tensors."""
         self.select(point)
         with torch.no_grad():
-            tensors = {name: reparam() for name, reparam in self.wrapped.reparams.items()}
-        network = _sharing(self.wrapped.model)
+            tensors = {name: reparam.forward().detach() for name, reparam in self.wrapped.reparams.items()}
+        sizes = self.sizes(point)
+        twins = _sharing(self.wrapped.model, None if self.training else self._changing(tensors, sizes))
         for name, value in tensors.items():
-            _put(network, name, value.detach())
-        for layer, attributes in self.sizes(point).items():
-            _set(network.get_submodule(layer), attributes)
-        return network.eval() if self.training else network
+            layer, _, attribute = name.rpartition(".")
+            _put(twins[layer], attribute, value)
+        for layer, attributes in sizes.items():
+            _set(twins[layer], attributes)
+        return twins[""].eval() if self.training else twins[""]
+
+    def _changing(self, tensors: Iterable[str], sizes: Iterable[str]) -> frozenset[str]:
+        """Names of the layers that points change, and of what they are in; found once."""
+        names = (*tensors, *sizes)
+        if self._copied[0] != names:
+            layers = [name.rpartition(".")[0] for name in tensors]
+            self._copied = names, with_ancestors(self.wrapped.model, [*layers, *sizes])
+        return self._copied[1]
 
     def extracted(self, point: Point) -> nn.Module:
         """A plain network at a point with its own tensors; those that are on grids stay on them in its
@@ -128,25 +139,47 @@ def _set(module: nn.Module, attributes: Mapping[str, int]) -> None:
         setattr(module, name, value)
 
 
-def _sharing(model: nn.Module, seen: dict[int, nn.Module] | None = None) -> nn.Module:
-    """A copy of the modules that holds the same tensors; everything else that modules refer to is shared."""
-    seen = {} if seen is None else seen
-    if id(model) in seen:
-        return seen[id(model)]
-    twin = seen[id(model)] = model.__new__(type(model))
-    twin.__dict__ = dict(model.__dict__)
-    for table in ("_parameters", "_buffers", "_modules"):
-        twin.__dict__[table] = dict(model.__dict__[table])
-    for name, child in model._modules.items():
-        if child is not None:
-            twin._modules[name] = _sharing(child, seen)
-    return twin
+def with_ancestors(model: nn.Module, layers: Iterable[str]) -> frozenset[str]:
+    """All names of the layers, of the modules around them, and of the model, which is "".
+
+    >>> sorted(with_ancestors(nn.Sequential(nn.Sequential(nn.Linear(1, 1)), nn.ReLU()), ["0.0"]))
+    ['', '0', '0.0']
+    """
+    modules_of = dict(model.named_modules(remove_duplicate=False))
+    found = {id(modules_of[layer]) for layer in layers} | {id(model)}
+    while True:
+        names = frozenset(name for name, module in modules_of.items() if id(module) in found)
+        around = {id(modules_of[name.rpartition(".")[0]]) for name in names}
+        if around <= found:
+            return names
+        found |= around
 
 
-def _put(network: nn.Module, name: str, value: Tensor) -> None:
+def _sharing(model: nn.Module, only: Collection[str] | None) -> dict[str, nn.Module]:
+    """Copies of the modules of these names (None: of all) that hold the same tensors, by name; everything
+    else that modules refer to is shared."""
+    seen: dict[int, nn.Module] = {}
+    named: dict[str, nn.Module] = {}
+
+    def copied(module: nn.Module, name: str) -> nn.Module:
+        if id(module) not in seen:
+            twin = seen[id(module)] = module.__new__(type(module))
+            twin.__dict__ = dict(module.__dict__)
+            for table in ("_parameters", "_buffers", "_modules"):
+                twin.__dict__[table] = dict(module.__dict__[table])
+        twin = named[name] = seen[id(module)]
+        for key, child in module._modules.items():
+            full = f"{name}.{key}" if name else key
+            if child is not None and (only is None or full in only):
+                twin._modules[key] = copied(child, full)
+        return twin
+
+    copied(model, "")
+    return named
+
+
+def _put(module: nn.Module, attribute: str, value: Tensor) -> None:
     """Write a tensor in place; slices with gaps are copied once here rather than at every call."""
-    owner, _, attribute = name.rpartition(".")
-    module = network.get_submodule(owner)
     if attribute in module._parameters:
         module._parameters[attribute] = nn.Parameter(value.contiguous(), requires_grad=False)
     else:
