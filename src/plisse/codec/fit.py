@@ -9,7 +9,7 @@ disturbed by uniform noise, then it is rounded, gradients passing straight throu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ EXPONENTS_PER_OCTAVE = 8
 NOISE_SHARE = 0.6
 SCALE_LR, STEP_LR = 0.05, 0.01
 LEAST_SCALE = 0.05
+
+Shown = tuple[tuple[Any, ...], Planes]
+"""What a network is called with, and the frame that should come out, 0 to 1."""
 
 
 def qstep_of(exponent: int) -> float:
@@ -97,13 +100,13 @@ class Change(nn.Module):
                 found[name] = (q + shift.detach(), qstep, index)
         return found
 
-    def forward(self, share: float) -> tuple[Planes, Tensor]:
-        """The frame and the bits of the change."""
+    def forward(self, share: float, inputs: tuple[Any, ...]) -> tuple[Planes, Tensor]:
+        """A frame and the bits of the change."""
         found = self.symbols(share)
         scales = torch.exp(self.log_scales).clamp_min(LEAST_SCALE)
         total = torch.stack([bits(q, scales[index]).sum() for q, _, index in found.values()]).sum()
         weights = {name: self.base[name] + q * qstep for name, (q, qstep, _) in found.items()}
-        return torch.func.functional_call(self.network[0], weights, ()), total
+        return torch.func.functional_call(self.network[0], weights, inputs), total
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Fitted:
 
 def fit_change(
     network: nn.Module,
-    target: Planes,
+    shown: Sequence[Shown],
     base: Mapping[str, Tensor],
     start: Mapping[str, Tensor],
     qsteps: Mapping[str, float],
@@ -144,46 +147,60 @@ def fit_change(
     lr: float,
     seed: int = 0,
 ) -> Fitted:
-    """The change of `base` that minimises squared error + `weight` bits against `target` (planes, 0 to 1).
+    """The change of `base` that minimises squared error + `weight` bits over all frames of `shown`.
 
-    start: where delta begins. qsteps: the step of each group at the beginning. weight: lambda, squared steps
-    of 8 bits per bit.
+    Every training step looks at one frame, in an order drawn from `seed`. start: where delta begins. qsteps:
+    the step of each group at the beginning. weight: lambda, squared steps of 8 bits per bit.
     """
     change = Change(network, base, start, qsteps)
-    pixels = target[0].numel()
+    pixels = shown[0][1][0].numel()
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
-        made, rate = model(float(batch.inputs))  # type: ignore[arg-type]
+        share, index = batch.inputs.tolist()  # type: ignore[union-attr]
+        inputs, target = shown[int(index)]
+        made, rate = model(share, inputs)
         error = squared_error(made, target) / pixels
-        return Loss(error + weight * rate / pixels, {"error": error, "bits": rate})
+        total = error + weight / len(shown) * rate / pixels
+        return Loss(total, {"error": error, "bits": rate})
 
-    shares = BatchList(tuple(Batch(torch.tensor(i / steps)) for i in range(steps)))
+    order = _order(len(shown), steps, seed)
+    shares = BatchList(tuple(Batch(torch.tensor([i / steps, order[i]])) for i in range(steps)))
     optimizer: Any = AdamByPart(lr)
     fit(
         change, objective, shares, steps=steps, optimizer=optimizer, precision="32-true", channels_last=False,
         accelerator="cpu", seed=seed,
     )  # fmt: skip
-    return _rounded(change, target, weight)
+    return _rounded(change, shown, weight)
 
 
-def _rounded(change: Change, target: Planes, weight: float) -> Fitted:
+def _order(n: int, steps: int, seed: int) -> list[int]:
+    """Which frame each training step looks at: all of them in turn, shuffled anew each time."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.cat([torch.randperm(n, generator=draw) for _ in range(-(-steps // n))]).tolist()
+
+
+def _rounded(change: Change, shown: Sequence[Shown], weight: float) -> Fitted:
     exponents = {
         group: round(float(log) * EXPONENTS_PER_OCTAVE)
         for group, log in zip(change.groups, change.log_qsteps.detach().tolist(), strict=True)
     }
     found = change.symbols(1.0)
     symbols = {name: found[name][0].detach().round() for name in change.base}
-    return _without_waste(change, symbols, exponents, target, weight)
+    return _without_waste(change, symbols, exponents, shown, weight)
 
 
 def _without_waste(
-    change: Change, symbols: dict[str, Tensor], exponents: dict[str, int], target: Planes, weight: float
+    change: Change,
+    symbols: dict[str, Tensor],
+    exponents: dict[str, int],
+    shown: Sequence[Shown],
+    weight: float,
 ) -> Fitted:
     """Zero the ones of least effect, by |gradient D|, where J falls: half of them, else a quarter, and so
     on."""
-    best = _measured(change, symbols, exponents, target)
+    best = _measured(change, symbols, exponents, shown)
     for attempt in range(5):
-        effects = _effects(change, best, target)
+        effects = _effects(change, best, shown)
         ones = torch.cat([effects[n][best.symbols[n].abs() == 1] for n in best.symbols])
         if ones.numel() < 2:
             break
@@ -192,7 +209,7 @@ def _without_waste(
             name: torch.where((q.abs() == 1) & (effects[name] <= bound), 0.0, q)
             for name, q in best.symbols.items()
         }
-        measured = _measured(change, trial, exponents, target)
+        measured = _measured(change, trial, exponents, shown)
         if _cost(measured, weight) < _cost(best, weight):
             best = measured
     return best
@@ -209,31 +226,35 @@ def _weights(
     return {n: change.base[n] + q * qstep_of(exponents[where[n]]) for n, q in symbols.items()}
 
 
-def _effects(change: Change, fitted: Fitted, target: Planes) -> dict[str, Tensor]:
+def _effects(change: Change, fitted: Fitted, shown: Sequence[Shown]) -> dict[str, Tensor]:
     """What zeroing each symbol adds to the squared error, to first order."""
     weights = _weights(change, fitted.symbols, fitted.exponents)
     leaves = {name: tensor.requires_grad_() for name, tensor in weights.items()}
-    error = squared_error(torch.func.functional_call(change.network[0], leaves, ()), target)
-    grads = torch.autograd.grad(error, list(leaves.values()))
+    tensors = list(leaves.values())
+    sums = [torch.zeros_like(tensor) for tensor in tensors]
+    for inputs, target in shown:
+        error = squared_error(torch.func.functional_call(change.network[0], leaves, inputs), target)
+        sums = [a + b for a, b in zip(sums, torch.autograd.grad(error, tensors), strict=True)]
     where = {name: group for group, names in change.groups.items() for name in names}
     return {
         name: -grad * q * qstep_of(fitted.exponents[where[name]])
-        for (name, q), grad in zip(fitted.symbols.items(), grads, strict=True)
+        for (name, q), grad in zip(fitted.symbols.items(), sums, strict=True)
     }
 
 
 @torch.no_grad()
 def _measured(
-    change: Change, symbols: dict[str, Tensor], exponents: dict[str, int], target: Planes
+    change: Change, symbols: dict[str, Tensor], exponents: dict[str, int], shown: Sequence[Shown]
 ) -> Fitted:
     weights = _weights(change, symbols, exponents)
-    error = squared_error(torch.func.functional_call(change.network[0], weights, ()), target)
-    total = 0.0
+    error, total = 0.0, 0.0
+    for inputs, target in shown:
+        error += float(squared_error(torch.func.functional_call(change.network[0], weights, inputs), target))
     for names in change.groups.values():
         q = torch.cat([symbols[name].reshape(-1) for name in names])
         scale = (q.abs().mean()).clamp_min(LEAST_SCALE)
         total += float(min(bits(q, scale * factor).sum() for factor in (0.5, 0.7, 1.0, 1.4)))
-    return Fitted(symbols, exponents, total, float(error))
+    return Fitted(symbols, exponents, total, error)
 
 
 def default_qsteps(network: nn.Module) -> dict[str, float]:

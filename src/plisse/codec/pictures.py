@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +66,13 @@ class GeneratedPicture(nn.Module):
         self.size = size
 
     def forward(self, size: tuple[int, int] | None = None) -> Planes:
-        made = self.generator()
-        luma = F.pixel_shuffle(made[None, :4], 2)[0, 0, : self.size[0], : self.size[1]]
-        return luma, made[4], made[5]
+        return shuffled(self.generator(), self.size)
+
+
+def shuffled(made: Tensor, size: tuple[int, int]) -> Planes:
+    """Six channels of half the size to planes: four are luma, two are chroma."""
+    luma = F.pixel_shuffle(made[None, :4], 2)[0, 0, : size[0], : size[1]]
+    return luma, made[4], made[5]
 
 
 def build(arch: Arch, size: tuple[int, int], seed: int = 0) -> nn.Module:
@@ -93,13 +98,13 @@ def as_units(planes: Planes) -> Planes:
 
 
 @torch.no_grad()
-def drawn(network: nn.Module, weights: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> Planes:
-    """The frame that weights stand for, uint8. In float64, so that machines round to the same bytes (but for
-    values within 1e-9 or so of the middle of two)."""
+def drawn(network: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Planes:
+    """The frame that weights stand for, called with `inputs`, uint8. In float64, so that machines round to
+    the same bytes (but for values within 1e-9 or so of the middle of two)."""
     double = {name: tensor.double() for name, tensor in weights.items()}
     for name, buffer in network.named_buffers():
         double[name] = buffer.double()
-    y, u, v = torch.func.functional_call(network, double, (size,))
+    y, u, v = torch.func.functional_call(network, double, inputs)
     return to_bytes(y * 255), to_bytes(u * 255), to_bytes(v * 255)
 
 

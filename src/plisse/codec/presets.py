@@ -8,6 +8,7 @@ from plisse.codec.pictures import KINDS, Arch
 from plisse.codec.scheme import Scheme
 from plisse.codec.warp import Warp
 from plisse.codec.weightstep import WeightSteps
+from plisse.codec.wholeclip import NAME, WholeArch, WholeClip
 from plisse.errors import FormatError, InputError
 
 PRESETS = ("fast", "medium", "slow")
@@ -65,7 +66,9 @@ def _decoder(name: str, size: tuple[int, int], numbers: tuple[int, ...]) -> Sche
             raise FormatError(f"numbers {numbers} of warp", offset=0, expected="none")
         return Warp(size)
     try:
+        if name == NAME:
+            return WholeClip(WholeArch(*numbers), size)
         width, depth = numbers
         return WeightSteps(Arch(name, width, depth), size)
-    except (ValueError, InputError) as error:
+    except (TypeError, ValueError, InputError) as error:
         raise FormatError(f"a network {name} of {numbers}", offset=0, expected="width and depth") from error

@@ -64,17 +64,18 @@ def decode(stream: BinaryIO | bytes, start: int = 0, size: tuple[int, int] | Non
     scheme, _ = scheme_of(reader.header.scheme, "", reader.header.size, reader.header.numbers)
     first = _last_key(source, reader, start) if start else 0
     state: State | None = None
-    strange = 0
+    strange = False
     for index, chunk in enumerate(reader):
         if index < first:
             continue
         state = scheme.decode(chunk.payload, None if chunk.key else state, chunk.payload_offset, chunk.crf)
-        strange += frame_check(state.planes) != chunk.check
-        if strange == 1 and frame_check(state.planes) != chunk.check:
+        if index < start:
+            continue
+        if not strange and frame_check(state.planes) != chunk.check:
+            strange = True
             warnings.warn(f"frame {index} is not the frame that the encoder saw", stacklevel=2)
-        if index >= start:
-            planes = state.planes if size is None else scheme.resized(state, size)
-            yield Frame(planes, reader.header.colour, _time(chunk, index, reader.header))
+        planes = state.planes if size is None else scheme.resized(state, size)
+        yield Frame(planes, reader.header.colour, _time(chunk, index, reader.header))
 
 
 def _time(chunk: Chunk, index: int, header: Header) -> Fraction:

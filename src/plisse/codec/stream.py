@@ -25,7 +25,7 @@ VERSION = 1
 END, KEY, STEP = 0, 1, 2
 TIMED = 0x40
 """Set in the first byte of a chunk that tells its time."""
-SCHEMES = ("siren", "fourier", "conv", "warp")
+SCHEMES = ("siren", "fourier", "conv", "warp", "whole")
 MATRIX_NAMES = tuple(MATRICES)
 LONGEST_HEADER, LONGEST_CHUNK = 1 << 10, 1 << 26
 MOST_PIXELS, LONGEST_SIDE, SHORTEST_SIDE = 1 << 25, 1 << 14, 16

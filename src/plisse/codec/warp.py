@@ -165,7 +165,7 @@ class Warp:
         memory = frame.old.memory
         qsteps = {g: qstep_of(e) for g, e in zip(groups_of(network), memory.exponents, strict=True)}
         fitted = fit_change(
-            network, (a, b, c), old, zeros, qsteps,
+            network, [((), (a, b, c))], old, zeros, qsteps,
             weight=WEIGHT * frame.qstep**2, steps=REFINER_STEPS, lr=REFINER_LR, seed=seed,
         )  # fmt: skip
         symbols = {name.removeprefix("refiner."): q for name, q in fitted.symbols.items()}

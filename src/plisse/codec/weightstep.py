@@ -57,7 +57,7 @@ class WeightSteps:
         check_crf(crf)
         network = self.network(seed)
         if before is None:
-            payload = _key_bytes(network, self._fitted_key(network, planes, crf, seed))
+            payload = key_bytes(network, self._fitted_key(network, planes, crf, seed))
         else:
             assert isinstance(before, NetworkState)
             payload = _step_bytes(network, before, self._fitted_step(network, planes, before, crf, seed))
@@ -67,7 +67,7 @@ class WeightSteps:
         start = {name: p.detach().clone() for name, p in network.named_parameters()}
         zeros = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
         return fit_change(
-            network, as_units(planes), zeros, start, default_qsteps(network),
+            network, [((), as_units(planes))], zeros, start, default_qsteps(network),
             weight=weight_at(crf), steps=self.key_steps, lr=LEARNING_RATES[self.arch.kind], seed=seed,
         )  # fmt: skip
 
@@ -79,7 +79,7 @@ class WeightSteps:
         qsteps = {group: qstep_of(exponent) for group, exponent in exponents}
         lr = STEP_LR * LEARNING_RATES[self.arch.kind]
         return fit_change(
-            network, as_units(planes), before.weights, zeros, qsteps,
+            network, [((), as_units(planes))], before.weights, zeros, qsteps,
             weight=weight_at(crf), steps=self.step_steps, lr=lr, seed=seed,
         )  # fmt: skip
 
@@ -87,7 +87,7 @@ class WeightSteps:
         network = self.network()
         reader = BytesReader(payload)
         if before is None:
-            symbols, exponents = _read_key(network, reader, offset)
+            symbols, exponents = read_key(network, reader, offset)
             base = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
             model = Model.fresh(_n_contexts(network))
         else:
@@ -142,7 +142,7 @@ def _shapes(network: nn.Module) -> list[tuple[int, ...] | None]:
     ]
 
 
-def _key_bytes(network: nn.Module, fitted: Fitted) -> bytes:
+def key_bytes(network: nn.Module, fitted: Fitted) -> bytes:
     """For each group the exponent of its step and its symbols, as arrays of integers of format-tensors.md."""
     flat, at, parts = flat_symbols(network, fitted.symbols), 0, []
     for group, length, shape in zip(groups_of(network), _lengths(network), _shapes(network), strict=True):
@@ -152,7 +152,7 @@ def _key_bytes(network: nn.Module, fitted: Fitted) -> bytes:
     return b"".join(parts)
 
 
-def _read_key(network: nn.Module, reader: BytesReader, offset: int) -> tuple[np.ndarray, tuple[int, ...]]:
+def read_key(network: nn.Module, reader: BytesReader, offset: int) -> tuple[np.ndarray, tuple[int, ...]]:
     exponents, parts = [], []
     for length, shape in zip(_lengths(network), _shapes(network), strict=True):
         exponents.append(reader.signed(16))
