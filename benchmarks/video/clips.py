@@ -30,12 +30,13 @@ FILES = {
 }
 
 
-def clip(name: str, every: int = 1) -> tuple[list[Frame], Fraction]:
-    """Frames and frames per second; "carphone/8" is the first 8 frames, "carphone" all. every: so many-th."""
+def clip(name: str, first: int = 0, every: int = 1) -> tuple[list[Frame], Fraction]:
+    """Frames and frames per second; "carphone/8" is the first 8 frames, "carphone" all. first, every: of
+    these, only every so many-th from the first on."""
     base, _, n_frames = name.partition("/")
     video = open_video(data_set("video", FILES[base]))
     frames = itertools.islice(video, int(n_frames) if n_frames else None)
-    return list(itertools.islice(frames, 0, None, every)), video.rate
+    return list(itertools.islice(frames, first, None, every)), video.rate
 
 
 def conventional_row(name: str, codec: str, crf: float) -> Row:
@@ -45,17 +46,17 @@ def conventional_row(name: str, codec: str, crf: float) -> Row:
     return {"clip": name, "frames": len(frames), **dataclasses.asdict(point)}
 
 
-def our_row(name: str, settings: Settings, codec: str, every: int = 1) -> Row:
+def our_row(name: str, settings: Settings, codec: str, first: int = 0, every: int = 1) -> Row:
     """A clip under this codec, with bytes and luma PSNR of each frame."""
-    frames, rate = clip(name, every)
+    frames, rate = clip(name, first, every)
     return coded_row(name, frames, codec, settings.rate.crf or 0.0, lambda: encode(frames, rate, settings))
 
 
-def network_row(name: str, settings: Settings, codec: str, every: int = 1) -> Row:
+def network_row(name: str, settings: Settings, codec: str, first: int, every: int) -> Row:
     """`our_row`, with how many weights the network has."""
     scheme, _ = scheme_of(settings.scheme, settings.preset, clip(f"{name.partition('/')[0]}/1")[0][0].size)
     assert isinstance(scheme, WeightSteps)
-    return {**our_row(name, settings, codec, every), "weights": n_parameters(scheme.network())}
+    return {**our_row(name, settings, codec, first, every), "weights": n_parameters(scheme.network())}
 
 
 def coded_row(name: str, frames: list[Frame], codec: str, crf: float, coded: Callable[[], bytes]) -> Row:

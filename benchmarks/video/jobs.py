@@ -37,8 +37,8 @@ class Extent:
 SMALL = Extent(30, ("carphone",), 8, "medium", 4, "fast")
 LARGE = Extent(None, ("carphone", "foreman", "bunny-180"), 32, "slow", 1, "medium")
 CODEC_CRFS = (16, 20, 24, 28, 32, 36, 40)
-WARP_CRFS = (22, 27, 32, 37)
-NETWORK_CRFS = (23, 27, 31, 35)
+WARP_CRFS = (27, 32, 37, 22)
+NETWORK_CRFS = (27, 31, 35, 23)
 NETWORKS = ("conv", "siren")
 
 
@@ -53,21 +53,22 @@ def codec_jobs(extent: Extent) -> Iterator[Job]:
 def warp_jobs(extent: Extent) -> Iterator[Job]:
     """The medium preset on every clip, the others on two."""
     for preset, names in (("medium", FILES), ("fast", ("carphone", "foreman")), ("slow", ("carphone",))):
-        for name in map(extent.whole, names):
-            for crf in WARP_CRFS:
+        for crf in WARP_CRFS:
+            for name in map(extent.whole, names):
                 settings = Settings("warp", preset, Rate(crf=crf))
                 yield f"{name} warp {preset} {crf}", partial(our_row, name, settings, f"warp {preset}")
 
 
 def network_jobs(extent: Extent) -> Iterator[Job]:
-    """Both paradigms: weight steps, and every so many-th frame as a network of its own."""
-    for name in map(extent.few, extent.network_clips):
-        for scheme in NETWORKS:
-            for crf in NETWORK_CRFS:
-                for word, every in (("steps", 1), ("alone", extent.every)):
+    """Both paradigms: weight steps, then every so many-th frame, but for the first, as a network of its own
+    (the first is one in a clip with steps)."""
+    for word, first, every in (("steps", 0, 1), ("alone", extent.every, extent.every)):
+        for name in map(extent.few, extent.network_clips):
+            for scheme in NETWORKS:
+                for crf in NETWORK_CRFS:
                     settings = Settings(scheme, extent.preset, Rate(crf=crf), stepping=word == "steps")
-                    key = f"{name} {scheme} {extent.preset} {word}"
-                    yield f"{key} {crf}", partial(network_row, name, settings, f"{scheme} {word}", every)
+                    job = partial(network_row, name, settings, f"{scheme} {word}", first, every)
+                    yield f"{name} {scheme} {extent.preset} {word} {crf}", job
 
 
 def file_jobs(extent: Extent) -> Iterator[Job]:

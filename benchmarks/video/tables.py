@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ OTHERS = ("x264 slow", "x265 slow")
 N_PLACES = 33
 """Where two curves are compared at equal bytes."""
 
+Pair = tuple[float, float]
+"""Bytes of a frame, and luma PSNR in dB."""
 Curves = dict[tuple[str, str], list[Point]]
 
 
@@ -63,19 +66,18 @@ def stepping(rows: list[Row], found: Curves) -> list[Row]:
     """What weight steps save over frames that are networks of their own: BD-rate, and the share that a step
     takes of such a network of the same luma PSNR."""
     table = []
-    for (name, codec), points in found.items():
-        alone = found.get((name, codec.replace("steps", "alone")))
-        if codec.endswith("steps") and alone is not None:
-            steps = [row for row in rows if row["part"] == "networks" and row["clip"] == name]
-            steps = sorted((row for row in steps if row["codec"] == codec), key=lambda row: row["luma"])
-            key = codec.replace("steps", "alone")
-            whole = [row for row in rows if row["part"] == "networks" and row["clip"] == name]
-            whole = [row for row in whole if row["codec"] == key]
-            shares = [step_share(row, whole) for row in steps]
+    for name, codec in found:
+        if codec.endswith("steps"):
+            of_clip = [row for row in rows if row["part"] == "networks" and row["clip"] == name]
+            steps = sorted((r for r in of_clip if r["codec"] == codec), key=lambda row: row["luma"])
+            others = [r for r in of_clip if r["codec"] == codec.replace("steps", "alone")]
+            alone = [_own(row, others) for row in steps]
+            whole = [(float(np.mean(row["sizes"])), row["luma"]) for row in steps]
             table.append(
                 {
-                    "clip": name, "codec": codec, "bd_rate": saving(alone, points),
-                    "bd_rate_rgb": saving(alone, points, "rgb"), "shares": shares,
+                    "clip": name, "codec": codec, "bd_rate": saving(alone, whole),
+                    "shares": [step_share(row, alone) for row in steps],
+                    "shares_same_number": [_step_bytes(row) / _own(row, others)[0] for row in steps],
                     "lumas": [row["luma"] for row in steps],
                     "key_bits_per_weight": [8 * row["sizes"][0] / row["weights"] for row in steps],
                     "step_bits_per_weight": [8 * _step_bytes(row) / row["weights"] for row in steps],
@@ -84,42 +86,48 @@ def stepping(rows: list[Row], found: Curves) -> list[Row]:
     return table
 
 
+def _own(row: Row, others: Iterable[Row]) -> Pair:
+    """Mean bytes and luma PSNR of networks of their own at the quality number of a row: its first frame, and
+    frames that were coded alone."""
+    sizes, lumas = row["sizes"][:1], row["lumas"][:1]
+    for other in others:
+        if other["crf"] == row["crf"]:
+            sizes, lumas = sizes + other["sizes"], lumas + other["lumas"]
+    return float(np.mean(sizes)), float(np.mean(lumas))
+
+
 def _step_bytes(row: Row) -> float:
     """Mean bytes of a step."""
     return float(np.mean([size for i, size in enumerate(row["sizes"]) if i not in row["keys"]]))
 
 
-def step_share(row: Row, alone: Iterable[Row]) -> float | None:
+def step_share(row: Row, alone: Iterable[Pair]) -> float | None:
     """Bytes of a step over those of a network of its own that reaches the mean luma PSNR of the steps (linear
     in log bytes between measured ones); None where none is that good or that bad."""
     reached = float(np.mean([luma for i, luma in enumerate(row["lumas"]) if i not in row["keys"]]))
-    pairs = sorted((other["luma"], float(np.mean(other["sizes"]))) for other in alone)
-    lumas, sizes = [p[0] for p in pairs], [p[1] for p in pairs]
-    if not lumas or not lumas[0] <= reached <= lumas[-1]:
+    pairs = front(alone)
+    if not pairs or not pairs[0][1] <= reached <= pairs[-1][1]:
         return None
-    return _step_bytes(row) / float(np.exp(np.interp(reached, lumas, np.log(sizes))))
+    logs = np.log([pair[0] for pair in pairs])
+    return _step_bytes(row) / float(np.exp(np.interp(reached, [pair[1] for pair in pairs], logs)))
 
 
-def saving(others: Sequence[Point], points: Sequence[Point], of: str = "luma") -> float | None:
-    """BD-rate of points over others in per cent, below 0 where they need less; None without an overlap."""
-    a, b = (front(curve, of) for curve in (others, points))
+def saving(others: Iterable[Pair], pairs: Iterable[Pair]) -> float | None:
+    """BD-rate of pairs over others in per cent, below 0 where they need less; None without an overlap."""
+    a, b = front(others), front(pairs)
     try:
-        return float(bd_rate([p.bpp for p in a], _values(a, of), [p.bpp for p in b], _values(b, of)))
+        return float(bd_rate([p[0] for p in a], [p[1] for p in a], [p[0] for p in b], [p[1] for p in b]))
     except InputError:
         return None
 
 
-def front(points: Sequence[Point], of: str = "luma") -> list[Point]:
-    """Points that no other one beats with fewer bytes, by rising bytes."""
-    kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.bpp, -getattr(p, of))):
-        if not kept or getattr(point, of) > getattr(kept[-1], of):
-            kept.append(point)
+def front(pairs: Iterable[Pair]) -> list[Pair]:
+    """Pairs that no other one beats with fewer bytes, by rising bytes."""
+    kept: list[Pair] = []
+    for pair in sorted(pairs, key=lambda p: (p[0], -p[1])):
+        if not kept or pair[1] > kept[-1][1]:
+            kept.append(pair)
     return kept
-
-
-def _values(points: Iterable[Point], of: str) -> list[float]:
-    return [getattr(point, of) for point in points]
 
 
 def equal_bytes(found: Curves) -> list[Row]:
@@ -136,13 +144,13 @@ def equal_bytes(found: Curves) -> list[Row]:
 def gain(others: Sequence[Point], points: Sequence[Point], of: str = "luma") -> float | None:
     """dB of points over others at equal bytes, mean over the bytes that both curves span (PSNR linear in log
     bytes); None where they span none in common."""
-    a, b = (front(curve, of) for curve in (others, points))
-    logs = [np.log([point.bytes for point in curve]) for curve in (a, b)]
-    low, high = max(x[0] for x in logs), min(x[-1] for x in logs)
+    a, b = (front((math.log(p.bytes), getattr(p, of)) for p in curve) for curve in (others, points))
+    low, high = max(a[0][0], b[0][0]), min(a[-1][0], b[-1][0])
     if low >= high:
         return None
     at = np.linspace(low, high, N_PLACES)
-    return float(np.mean(np.interp(at, logs[1], _values(b, of)) - np.interp(at, logs[0], _values(a, of))))
+    ours, theirs = (np.interp(at, [p[0] for p in c], [p[1] for p in c]) for c in (b, a))
+    return float(np.mean(ours - theirs))
 
 
 def section(data: dict[str, Any]) -> str:
@@ -171,8 +179,8 @@ Bytes of the stream at equal PSNR of luma, from decoded frames; x264 and x265 wi
 text that they write about themselves. Geometric means, and the largest, of our points that lie inside the
 other curve; "carphone/30" is the first 30 frames. The refiner of `warp` was fitted to other clips, its
 contexts were chosen on the first 8 frames of carphone."""
-STEPS = """Weight steps against networks of their own (every fourth frame is coded so): BD-rate of the whole
-clip, and bytes of a step over those of a network of the same luma PSNR."""
+STEPS = """Weight steps against networks of their own (of the first frame, and of every fourth one): BD-rate
+of the whole clip, and bytes of a step over those of a network of the same luma PSNR."""
 FILES = """Files in fresh processes, with one thread and with two; and bytes over the bits that the models ask
 for, -sum log2 p: of what the scheme writes for key frames and for steps, and of the whole file with its
 checksums and lengths."""
