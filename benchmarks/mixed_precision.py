@@ -13,7 +13,9 @@ Both are chosen by divergence measured on calibration inputs, without labels: Re
 scored on the STS-B development split (steps alone, the table of widths takes long). `chosen` names the one
 of the two that diverges less on the last calibration batches; nothing is chosen on what is scored.
 
-Three figures come from one pass over the holdout. score: the task's. fidelity: the same score with the
+Three figures come from one pass over the holdout, and from one over a larger set, since differences of
+scores are smaller than what 1,017 images can show ("larger": 5,000 test images after JPEG, a shifted set;
+3,000 pairs of STS-B's training split without any sentence of calibration). score: the task's. fidelity: the same score with the
 original's own predictions in place of the labels, so that 1 is what a perfect copy gets: the score of a
 network that is nearly as good as the original is luck, its fidelity is not. divergence: from the original's
 outputs, mean per sample: KL in nats for ResNet-20, squared distance of normalized embeddings for MiniLM.
@@ -36,6 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cifar import interval
+from benchmarks.joint_samples import sets_of
 from benchmarks.record import RESULTS, write
 from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.quantize.compensate import Compensate
@@ -52,6 +55,7 @@ from plisse.compress.sensitivity import RateTable, divergence, held_apart, rate_
 from plisse.compress.step import chain
 from plisse.compress.within import Fitting, finishing
 from plisse.core import modules
+from plisse.core.batch import Batches
 from plisse.core.reparam import baked, plain, reparametrize, source
 from plisse.data.folder import data_set
 from plisse.errors import BudgetError
@@ -72,7 +76,8 @@ PerSample = Callable[[Tensor, Tensor], Tensor]
 class Subject:
     """A network, its task, how it is rounded, and the divergence of each sample [N, ...] -> [N].
 
-    arms: what is compared with uniform widths. batches: of calibration, that choices look at.
+    larger: which of `joint_samples.sets_of` is measured beside the holdout. arms: what is compared with
+    uniform widths. batches: of calibration, that choices look at.
     """
 
     model: nn.Module
@@ -80,6 +85,7 @@ class Subject:
     widths: tuple[int, ...]
     how: MixedPrecision
     distance: PerSample
+    larger: str
     arms: tuple[str, ...] = ARMS
     batches: int = 2
 
@@ -88,14 +94,14 @@ def resnet20() -> Subject:
     model = open_model("resnet20", weights=data_set("models", "cifar10_resnet20.safetensors"))
     task = open_task("cifar10")
     found = chain(FoldBatchNorm(), CompactSmall())(model, task)
-    return Subject(found, task, (4, 3, 2), _how(GPTQ(samples=256), 2, 1), kl_per_sample)
+    return Subject(found, task, (8, 6, 5, 4, 3, 2), _how(GPTQ(samples=256), 2, 1), kl_per_sample, "jpeg")
 
 
 def minilm() -> Subject:
     model = open_model("minilm")
     task = open_task("stsb", model=model)
     found, how = CompactSmall()(model, task), _how(GPTQ(samples=128), 1, 0)
-    return Subject(found, task, (3, 4, 2), how, squared_distance, ("steps",), batches=1)
+    return Subject(found, task, (6, 4, 3, 2), how, squared_distance, "train", ("steps",), batches=1)
 
 
 def _how(rounding: GPTQ, batches: int, sweeps: int) -> MixedPrecision:
@@ -118,16 +124,16 @@ def squared_distance(reference: Tensor, outputs: Tensor) -> Tensor:
 
 
 class Holdout:
-    """Three evaluations of a network by one pass over the holdout; see the module."""
+    """Three evaluations of a network by one pass over held-out samples; see the module."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.task, self.distance = subject.task, subject.distance
-        self.targets = torch.cat([batch.target for batch in self.task.holdout if batch.target is not None])
-        self.reference = outputs_on(baked(subject.model), self.task.holdout)
+    def __init__(self, subject: Subject, batches: Batches) -> None:
+        self.task, self.distance, self.batches = subject.task, subject.distance, batches
+        self.targets = torch.cat([batch.target for batch in batches if batch.target is not None])
+        self.reference = outputs_on(baked(subject.model), batches)
         self.own = self._predicted(self.reference)
 
     def __call__(self, model: nn.Module) -> dict[str, Evaluation]:
-        outputs = outputs_on(baked(model), self.task.holdout)
+        outputs = outputs_on(baked(model), self.batches)
         predicted = self._predicted(outputs)
         pairs = zip(self.reference, outputs, strict=True)
         lost = torch.cat([self.distance(a, b) for a, b in pairs])
@@ -203,12 +209,13 @@ class Arms:
         return written_bytes(model, self.model, self.task.name)
 
 
-def row(arms: Arms, holdout: Holdout, old: Row, wanted: Iterable[str]) -> Row:
-    """One width, and what is mixed at its bytes; `old` with the arms `wanted` measured."""
+def row(arms: Arms, holdouts: tuple[Holdout, Holdout], old: Row, wanted: Iterable[str]) -> Row:
+    """One width, and what is mixed at its bytes; `old` with the arms `wanted` measured. holdouts: the task's
+    own and the larger one."""
     task, judges = arms.task, held_apart(arms.task)
     same = arms.uniform(old["width"])
-    size, before = arms.size(same), holdout(same)
-    found: Row = {**old, "uniform": _measured(before, size)}
+    size, before = arms.size(same), [each(same) for each in holdouts]
+    found: Row = {**old, "uniform": {"bytes": size, **_measured(before[0]), "larger": _measured(before[1])}}
     for name in wanted:
         make = {"widths": arms.widths, "steps": arms.steps}[name]
         start = time.process_time()
@@ -217,12 +224,13 @@ def row(arms: Arms, holdout: Holdout, old: Row, wanted: Iterable[str]) -> Row:
         except BudgetError as error:
             found[name] = {"error": str(error)}
             continue
-        seconds, after = round(time.process_time() - start, 1), holdout(mixed)
+        seconds = round(time.process_time() - start, 1)
         apart = divergence(mixed, arms.model, task, judges)
-        scores = {"score": task.score, "fidelity": task.score, "divergence": MEAN}
-        found[name] = _measured(after, arms.size(mixed)) | {"seconds": seconds, "apart": apart}
-        for key, score in scores.items():
-            found[name][f"{key}_difference"] = interval(paired(after[key], before[key], score))
+        own, larger = (
+            _measured(after) | _differences(after, first, task.score)
+            for after, first in zip((each(mixed) for each in holdouts), before, strict=True)
+        )
+        found[name] = {"bytes": arms.size(mixed), "seconds": seconds, "apart": apart, **own, "larger": larger}
         if name == "widths":
             found[name]["bits"] = widths_of(mixed)
     done = [name for name in ARMS if "apart" in found.get(name, {})]
@@ -230,8 +238,14 @@ def row(arms: Arms, holdout: Holdout, old: Row, wanted: Iterable[str]) -> Row:
     return found
 
 
-def _measured(found: dict[str, Evaluation], size: int) -> Row:
-    return {"bytes": size, **{key: each.score for key, each in found.items()}}
+def _measured(found: dict[str, Evaluation]) -> Row:
+    return {key: each.score for key, each in found.items()}
+
+
+def _differences(after: dict[str, Evaluation], before: dict[str, Evaluation], score: Score) -> Row:
+    """Mixed minus uniform, with intervals."""
+    by = {"score": score, "fidelity": score, "divergence": MEAN}
+    return {f"{k}_difference": interval(paired(after[k], before[k], by[k])) for k in by}
 
 
 def known(name: str) -> dict[str, Any]:
@@ -245,9 +259,10 @@ def main() -> None:
     parser.add_argument("--network", choices=("resnet20", "minilm"), help="one network")
     parser.add_argument("--width", type=int, help="one width")
     parser.add_argument("--arm", choices=ARMS, help="one of what is mixed")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
     chosen = parser.parse_args()
     name = "mixed_precision_small" if chosen.small else "mixed_precision"
-    record = {"networks": {}, "rows": []} if chosen.small else known(name)
+    record = {"networks": {}, "rows": []} if chosen.small or chosen.fresh else known(name)
     for network, opened in (("resnet20", resnet20), ("minilm", minilm)):
         if chosen.network not in (None, network) or (chosen.small and network != "resnet20"):
             continue
@@ -255,11 +270,13 @@ def main() -> None:
         wanted = list(missing(record, network, subject, chosen))
         if not wanted:
             continue
-        arms, holdout = Arms(subject), Holdout(subject)
-        value = task_score(holdout)
-        sizes = {"bytes_float": float_bytes(subject.model), "score_float": value, "samples": len(holdout.own)}
+        arms, sets = Arms(subject), sets_of(network, subject.task)
+        own, larger = (Holdout(subject, sets[each]) for each in ("holdout", subject.larger))
+        sizes: Row = {"bytes_float": float_bytes(subject.model), "larger": subject.larger}
+        sizes |= {"score_float": task_score(own), "samples": len(own.own)}
+        sizes |= {"larger_score_float": task_score(larger), "larger_samples": len(larger.own)}
         for old, names in wanted:
-            found = row(arms, holdout, old, names)
+            found = row(arms, (own, larger), old, names)
             record["rows"] = [each for each in record["rows"] if _key(each) != _key(found)] + [found]
             seconds = record["networks"].get(network, {}).get("table_seconds", {}) | arms.seconds
             record["networks"][network] = {**sizes, "table_seconds": seconds}

@@ -23,7 +23,7 @@ def subject() -> mixed.Subject:
     model = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 4)).eval()
     how = replace(mixed._how(GPTQ(samples=64), 1, 0), bits=(2, 3, 4), sensitivity=Perturbation(1))
     task = task_of(model)
-    return mixed.Subject(CompactSmall()(model, task), task, (3,), how, mixed.kl_per_sample)
+    return mixed.Subject(CompactSmall()(model, task), task, (3,), how, mixed.kl_per_sample, "holdout")
 
 
 def task_of(model: nn.Module) -> Task:
@@ -37,14 +37,15 @@ def task_of(model: nn.Module) -> Task:
 
 
 def test_a_row_compares_at_equal_bytes(subject: mixed.Subject) -> None:
-    arms, holdout = mixed.Arms(subject), mixed.Holdout(subject)
-    found = mixed.row(arms, holdout, {"network": "made", "width": 3}, mixed.ARMS)
+    arms, holdout = mixed.Arms(subject), mixed.Holdout(subject, subject.task.holdout)
+    found = mixed.row(arms, (holdout, holdout), {"network": "made", "width": 3}, mixed.ARMS)
     size = found["uniform"]["bytes"]
     assert found["chosen"] in ("widths", "steps")
     for name in ("widths", "steps"):
         assert found[name]["bytes"] <= size
         value, low, high = found[name]["divergence_difference"]
         assert low <= value <= high
+        assert found[name]["larger"]["score"] == found[name]["score"]
         assert value == pytest.approx(found[name]["divergence"] - found["uniform"]["divergence"])
     assert found["uniform"]["fidelity"] == pytest.approx(found["uniform"]["score"], abs=0.05)  # own labels
     own = holdout(subject.model)
@@ -66,14 +67,17 @@ def test_distances_of_samples() -> None:
 def test_the_table_counts_what_is_better() -> None:
     def arm(score: float, low: float, high: float) -> dict[str, object]:
         names = ("score", "fidelity", "divergence")
-        return {"bytes": 90, **dict.fromkeys(names, score)} | {
+        found: dict[str, object] = dict.fromkeys(names, score) | {
             f"{name}_difference": [(low + high) / 2, low, high] for name in names
         }
+        return {"bytes": 90, **found, "larger": {**found, "score_difference": [0.3, 0.2, 0.4]}}
 
-    plain = {"bytes": 100, "score": 0.8, "fidelity": 0.8, "divergence": 0.8}
+    same = {"score": 0.8, "fidelity": 0.8, "divergence": 0.8}
+    plain = {"bytes": 100, **same, "larger": same}
     row = {"network": "minilm", "width": 4, "uniform": plain, "chosen": "steps", "steps": arm(0.9, 0.1, 0.2)}
     other = {**row, "width": 3, "chosen": "widths", "widths": arm(0.7, -0.2, 0.1), "steps": {"error": "none"}}
     text = tables.section({"rows": [row, other]})
-    assert "| minilm | 4 | **steps** | 90 | 0.9000 | +0.1500 [+0.1000, +0.2000] |" in text
+    assert "| minilm | 4 | **steps** | holdout | 90 | 0.9000 | +0.1500 [+0.1000, +0.2000] |" in text
     assert "score in 1 of 2 rows (1 surely, 0 surely worse)" in text
+    assert "score in 2 of 2 rows (2 surely, 0 surely worse)" in text
     assert "divergence in 1 of 2 rows (0 surely, 1 surely worse)" in text
