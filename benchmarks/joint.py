@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -166,13 +167,15 @@ class Case:
     model: nn.Module
     task: Task
     sets: dict[str, Batches]
-    original: dict[str, Seen]
 
     @classmethod
     def opened(cls, network: str, ratio: float) -> Case:
         model, task = opened(network)
-        sets = sets_of(network, task)
-        return cls(network, ratio, model, task, sets, {name: seen(model, task, sets[name]) for name in sets})
+        return cls(network, ratio, model, task, sets_of(network, task))
+
+    @cached_property
+    def original(self) -> dict[str, Seen]:
+        return {name: seen(self.model, self.task, self.sets[name]) for name in self.sets}
 
     @property
     def bound(self) -> float:
@@ -182,7 +185,10 @@ class Case:
         )
 
     def made(self, technique: str) -> Row:
-        """The row without scores; the file is written to its place."""
+        """The row without scores. The file is written to its place; the row beside it, until it is scored."""
+        waiting = self.waiting(technique)
+        if waiting.exists():
+            return json.loads(waiting.read_text())
         start = time.process_time()
         data = TECHNIQUES[technique](self.model, self.task, self.bound)
         row = {"network": self.network, "ratio": self.ratio, "technique": technique, "bound": int(self.bound)}
@@ -190,7 +196,11 @@ class Case:
         if data is not None:
             self.place(technique).write_bytes(data)
             row["bytes"] = len(data)
+            waiting.write_text(json.dumps(row))
         return row
+
+    def waiting(self, technique: str) -> Path:
+        return self.place(technique).with_suffix(".json")
 
     def place(self, technique: str) -> Path:
         folder = Path(tempfile.gettempdir()) / "plisse_joint"
@@ -227,6 +237,7 @@ def rows(case: Case, found: dict[str, Row], rescored: bool = False) -> Iterator[
                 each: figures(case.task, own[each], case.original[each], beside.get(each)) for each in own
             }
         yield row
+        case.waiting(name).unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -104,9 +104,7 @@ def test_rows_are_made_once_and_scored_beside_joint(monkeypatch: pytest.MonkeyPa
 def tiny_case() -> joint.Case:
     given = task()
     model = nn.Linear(4, 3)
-    sets = {"holdout": given.holdout}
-    original = {"holdout": joint_samples.seen(model, given, given.holdout)}
-    return joint.Case("resnet20", 20.0, model, given, sets, original)
+    return joint.Case("resnet20", 20.0, model, given, {"holdout": given.holdout})
 
 
 def test_the_least_share_that_is_admitted_is_found() -> None:
