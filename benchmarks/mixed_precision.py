@@ -16,10 +16,11 @@ of the two that diverges less on the last calibration batches; nothing is chosen
 Three figures come from one pass over the holdout, and from one over a larger set, since differences of
 scores are smaller than what 1,017 images can show ("larger": 5,000 test images after JPEG, a shifted set;
 3,000 pairs of STS-B's training split without any sentence of calibration). score: the task's. fidelity: the
-same score with the original's own predictions in place of the labels, so that 1 is what a perfect copy gets:
-the score of a network that is nearly as good as the original is luck, its fidelity is not. divergence: from the original's
-outputs, mean per sample: KL in nats for ResNet-20, squared distance of normalized embeddings for MiniLM.
-Differences are mixed minus uniform, with paired bootstrap intervals. Bytes are lengths of whole files.
+same score with the original's own predictions in place of the labels, so that 1 is what a perfect copy
+gets: the score of a network that is nearly as good as the original is luck, its fidelity is not.
+divergence: from the original's outputs, mean per sample: KL in nats for ResNet-20, squared distance of
+normalized embeddings for MiniLM. Differences are mixed minus uniform, with paired bootstrap intervals.
+Bytes are lengths of whole files.
 Rows are kept as they come, and a run goes on where an earlier one stopped.
 """
 
