@@ -140,9 +140,18 @@ choice is made on them; the original was trained on the validation images.
 """
     ]
     for name, about in SETS.items():
-        if body := [_technique(row, name) for row in data["rows"] if name in row.get("sets", ["holdout"])]:
+        shown = [(row, _on(row, name)) for row in data["rows"]]
+        if body := [_technique(row, found) for row, found in shown if found is not None]:
             parts.append(f"{name}: {about}\n\n{_table(JOINT, body)}")
     return "\n".join(parts)
+
+
+def _on(row: Row, name: str) -> Row | None:
+    """The figures of a row on one set: none where it was not scored there, empty where nothing fits. Rows of
+    an earlier form have those of the holdout only."""
+    if name == "holdout" and "sets" not in row:
+        return row if "score" in row else {}
+    return row.get("sets", {}).get(name)
 
 
 JOINT = (
@@ -151,23 +160,21 @@ JOINT = (
 )
 
 
-def _technique(row: Row, name: str) -> tuple[str, ...]:
+def _technique(row: Row, found: Row) -> tuple[str, ...]:
     about = (row["network"], f"{row['ratio']:.0f}x", row["technique"])
     seconds = f"{row['processor_seconds']:.0f}"
-    if "sets" not in row:
+    if not found:
         return (*about, "does not fit", *[""] * 7, seconds)
-    found = row["sets"][name]
-    beside = "joint_minus_this" in found
     return (
         *about,
         f"{row['bytes']:,}",
         f"{100 * found['score']:.2f}",
         _signed(found["difference"]),
-        _signed(found["joint_minus_this"]) if beside else "",
-        f"{100 * found['agreement']:.2f}",
-        _signed(found["agreement_joint_minus_this"]) if beside else "",
-        f"{1000 * found['divergence']:.2f}",
-        _signed([10 * each for each in found["beyond_joint"]]) if beside else "",
+        _signed(found["joint_minus_this"]) if "joint_minus_this" in found else "",
+        f"{100 * found['agreement']:.2f}" if "agreement" in found else "",
+        _signed(found["agreement_joint_minus_this"]) if "agreement_joint_minus_this" in found else "",
+        f"{1000 * found['divergence']:.2f}" if "divergence" in found else "",
+        _signed([10 * each for each in found["beyond_joint"]]) if "beyond_joint" in found else "",
         seconds,
     )
 
