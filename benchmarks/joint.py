@@ -26,7 +26,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,28 +34,11 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks.joint_samples import Row, Seen, figures, seen, sets_of
+from benchmarks.joint_techniques import TECHNIQUES
 from benchmarks.record import RESULTS, write
 from plisse.bitstream import modelfile
-from plisse.compress.compress import compress
-from plisse.compress.correct import BiasCorrection
-from plisse.compress.finetune import ReestimateNorm
-from plisse.compress.lowrank.factorize import factorized
-from plisse.compress.lowrank.problem import pose
-from plisse.compress.lowrank.schemes import Spatial
-from plisse.compress.lowrank.selectors import EnergyPerParameter
-from plisse.compress.prune.prune import Prune
-from plisse.compress.quantize.grids import PerChannel, PerGroup
-from plisse.compress.quantize.quantize import Quantize
-from plisse.compress.quantize.rated import RateQuantize
-from plisse.compress.quantize.rounding import GPTQ
-from plisse.compress.sensitivity import rate_table
-from plisse.compress.step import Step, chain
-from plisse.compress.within import Fitting, finishing
 from plisse.core.batch import Batches
-from plisse.core.origin import origin_of
-from plisse.core.reparam import plain
 from plisse.data.folder import data_set
-from plisse.errors import PlisseError
 from plisse.networks.assets import assets, with_assets
 from plisse.networks.build import build
 from plisse.networks.open import open_model
@@ -63,9 +46,6 @@ from plisse.train.task import Task
 from plisse.train.tasks import open_task
 
 CASES = (("resnet20", 10.0), ("resnet20", 20.0), ("minilm", 8.0))
-BISECTIONS = 9
-WIDER = 1.3
-"""The coder saves less than this over a fixed width, so that wider ones need no trial."""
 
 
 def opened(network: str) -> tuple[nn.Module, Task]:
@@ -75,87 +55,6 @@ def opened(network: str) -> tuple[nn.Module, Task]:
         return model, open_task("stsb", model=model)
     weights = data_set("models", "cifar10_resnet20.safetensors")
     return open_model("resnet20", weights=weights), open_task("cifar10")
-
-
-def data_of(model: nn.Module, original: nn.Module) -> bytes:
-    """The file of a network."""
-    return modelfile.dumps(model, build(origin_of(plain(model))), assets=assets(original))
-
-
-def bisected(make: Callable[[float], Step], model: nn.Module, task: Task, bound: float) -> bytes | None:
-    """The largest file within `bound` over a knob from 0 (everything stays) to 1 (nothing does); in the end
-    batch norm is measured again, where there is one, for which a thousandth of the bytes is kept."""
-    low, high, best = 0.0, 1.0, None
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        try:
-            size = len(data_of(chain(make(middle), finishing(model))(model, task), model))
-        except PlisseError:
-            high = middle
-            continue
-        if size <= 0.999 * bound:
-            best = high = middle
-        else:
-            low = middle
-    if best is None:
-        return None
-    return data_of(chain(make(best), ReestimateNorm(20), finishing(model))(model, task), model)
-
-
-def pruning(model: nn.Module, task: Task, bound: float) -> bytes | None:
-    return bisected(Prune, model, task, bound)
-
-
-def low_rank(model: nn.Module, task: Task, bound: float) -> bytes | None:
-    problem = pose(model, task, scheme=Spatial(), whitened=True)
-
-    def step(ratio: float) -> Step:
-        ranks = {name: max(rank, 1) for name, rank in EnergyPerParameter().ranks(problem, ratio).items()}
-        return lambda network, _: factorized(network, ranks, problem.spectra, problem.scheme)
-
-    return bisected(step, model, task, bound)
-
-
-def quantization(model: nn.Module, task: Task, bound: float) -> bytes | None:
-    text = not hasattr(model, "conv1")
-    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    for bits in (8, 6, 5, 4, 3, 2):
-        if bits > WIDER * 32 * bound / size:
-            continue
-        step = Quantize(
-            bits,
-            symmetric=False,
-            granularity=PerGroup(64) if text else PerChannel(),
-            rounding=GPTQ(samples=128 if text else 256),
-        )
-        data = data_of(chain(step, BiasCorrection(), finishing(model))(model, task), model)
-        if len(data) <= bound:
-            return data
-    return None
-
-
-def step_sizes(model: nn.Module, task: Task, bound: float) -> bytes:
-    table = rate_table(model, task).only(lambda option: option.rank is None and not option.sparsity)
-    trellis = RateQuantize({}, rounding="trellis")
-
-    def written(net: nn.Module) -> int:
-        return len(data_of(net, model))
-
-    fitted = Fitting(model, task, table, trellis, (), trellis, written).within(bound)
-    return data_of(finishing(model)(fitted.network, task), model)
-
-
-def joint(model: nn.Module, task: Task, bound: float) -> bytes:
-    return compress(model, task, budget=f"bytes={int(bound)}").data
-
-
-TECHNIQUES: dict[str, Callable[[nn.Module, Task, float], bytes | None]] = {
-    "joint": joint,
-    "step sizes": step_sizes,
-    "quantization": quantization,
-    "low rank": low_rank,
-    "pruning": pruning,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,26 +111,35 @@ class Case:
         place = self.place(row["technique"])
         return "bytes" not in row or (place.exists() and place.stat().st_size == row["bytes"])
 
+    def settled(self, row: Row) -> bool:
+        """Whether nothing is left to do: what "joint" answered must be there, to pair the others with it."""
+        if row["technique"] == "joint":
+            return "sets" in row and self.kept(row)
+        return "bytes" not in row or "joint_minus_this" in row.get("sets", {}).get("holdout", {})
+
     def answers(self, technique: str) -> dict[str, Seen]:
         """Those of the decoded file."""
         model = with_assets(modelfile.loads(self.place(technique).read_bytes(), build), assets(self.model))
         return {name: seen(model, self.task, self.sets[name], self.original[name]) for name in self.sets}
 
 
-def rows(case: Case, found: dict[str, Row], rescored: bool = False) -> Iterator[Row]:
-    """A row per technique that is not in `found` yet, or where `rescored` every one; "joint" comes first."""
+def rows(
+    case: Case, found: dict[str, Row], only: Sequence[str] = (), rescored: bool = False
+) -> Iterator[Row]:
+    """A row for every technique, or for those of `only`, that has none yet or was not paired with "joint";
+    where `rescored` for all. "joint" comes first; without its file, the others wait to be paired."""
     joint: dict[str, Seen] = {}
-    for name in TECHNIQUES:
+    if "joint" in found and case.settled(found["joint"]) and not rescored:
+        joint = case.answers("joint")
+    for name in only or TECHNIQUES:
         row = found.get(name)
-        done = row is not None and ("sets" in row or "bytes" not in row) and not rescored
-        if done and (name != "joint" or case.kept(found[name])):
-            joint = joint or case.answers("joint")
+        if row is not None and case.settled(row) and not rescored:
             continue
         row = dict(row) if row is not None and case.kept(row) else case.made(name)
         row.pop("sets", None)
         if "bytes" in row:
             own = case.answers(name)
-            joint = joint or own
+            joint = own if name == "joint" else joint
             beside = {} if name == "joint" else joint
             row["sets"] = {
                 each: figures(case.task, own[each], case.original[each], beside.get(each)) for each in own
@@ -244,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="ResNet-20 at 20x only")
     parser.add_argument("--network", choices=("resnet20", "minilm"), help="one network")
+    parser.add_argument("--only", choices=tuple(TECHNIQUES), nargs="+", default=(), help="some techniques")
     parser.add_argument("--fresh", action="store_true", help="measure every row again (of the network)")
     parser.add_argument("--rescored", action="store_true", help="score the files of earlier rows again")
     chosen = parser.parse_args()
@@ -253,7 +162,7 @@ def main() -> None:
             continue
         earlier = [] if chosen.fresh else [row for row in known(name) if key(row)[:2] == (network, ratio)]
         done = {row["technique"]: row for row in earlier}
-        for row in rows(Case.opened(network, ratio), done, chosen.rescored):
+        for row in rows(Case.opened(network, ratio), done, chosen.only, chosen.rescored):
             print(row, flush=True)
             add(name, row)
 

@@ -97,6 +97,9 @@ def test_rows_are_made_once_and_scored_beside_joint(monkeypatch: pytest.MonkeyPa
     assert calls == [*files, "quantization"]
     assert len(list(joint.rows(case, rows, rescored=True))) == 3
     assert calls == [*files, "quantization"]
+    (alone,) = joint.rows(case, {}, ["pruning"])
+    assert "joint_minus_this" not in alone["sets"]["holdout"]
+    assert [row["technique"] for row in joint.rows(case, {**rows, "pruning": alone})] == ["pruning"]
     case.place("joint").unlink()
     assert [row["technique"] for row in joint.rows(case, rows)] == ["joint"]
 
