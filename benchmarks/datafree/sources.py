@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from plisse.compress.datafree.priors import Priors, Views
+from plisse.compress.datafree.priors import Priors, Views, White
 from plisse.compress.datafree.schemes import (
     SCHEMES,
     AllImages,
@@ -49,6 +49,7 @@ SCHEME: dict[str, Scheme] = {
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "BNS, all iterations": {"effort": Effort(stop=Never())},
+    "BNS, from white noise": {"priors": Priors(start=White())},
     "BNS, shifted views": {"effort": Effort(stop=Never()), "priors": Priors(views=SHIFTED)},
     "BNS, cross-entropy": {"scheme": Combination((BatchNormStatistics(), ClassLogits("ce", 0.05)))},
     "BNS, over all images": {"scheme": BatchNormStatistics(over=AllImages()), "effort": Effort(batch=64)},

@@ -113,7 +113,8 @@ def images(rows: Iterable[Row]) -> str:
     if not body:
         return ""
     return (
-        "The images: divergence from the stored statistics (real ones: 0.018), confidence of the network\n\n"
+        "The images: divergence from the stored statistics (real ones: `benchmarks.similarity`), confidence\n"
+        "of the network\n\n"
         + (_table(["network", "source", "BNS", "confidence", "iterations", "seconds"], body))
     )
 

@@ -38,10 +38,10 @@ def measured_targets(model: nn.Module) -> Targets:
     found = targets(model)
     if not found:
         raise GraphError(
-            f"a {type(model).__name__} without batch-norm statistics, stored or kept at folding",
+            f"a {type(model).__name__} without batch-norm statistics, stored or kept",
             expected="statistics of the training data to measure a distance from",
-            hint="the network before its batch norms were folded or absorbed, or one that was folded with "
-            "FoldBatchNorm(keep_statistics=True)",
+            hint="the network before its batch norms were folded or absorbed, or a file that was made with "
+            "keep_statistics=True or with --data none",
         )
     return found
 

@@ -113,7 +113,7 @@ def required_targets(model: nn.Module) -> Targets:
     found = targets(model)
     if not found:
         raise GraphError(
-            f"a {type(model).__name__} without batch-norm statistics, stored or kept at folding",
+            f"a {type(model).__name__} without batch-norm statistics, stored or kept",
             expected="running statistics, or a file folded or absorbed with keep_statistics=True",
             hint="scheme=ClassLogits() or Gaussian(), which need none, or another network with batch norm",
         )
