@@ -18,7 +18,7 @@ from plisse.codec.compare import Point
 from plisse.data.frames import Frame
 
 
-def point(n_bytes: int, luma: float, codec: str = "conv steps") -> Point:
+def point(n_bytes: int, luma: float, codec: str = "conv fast steps") -> Point:
     return Point(codec, 28.0, n_bytes, n_bytes / 1000, luma, luma - 2, luma, 0.9, 1.0, 1.0)
 
 
@@ -94,9 +94,9 @@ def rows() -> list[dict[str, Any]]:
     for i in range(2):
         lumas = {"keys": [0], "weights": 1000, "sizes": [400 * 2**i, 100 * 2**i], "lumas": [29.0 + 2 * i] * 2}
         whole = {"keys": [0], "weights": 1000, "sizes": [600 * 2**i], "lumas": [29.0 + 2 * i], "crf": i}
-        found.append({**row("networks", 500 * 2**i, 29 + 2 * i, "conv steps", **lumas), "crf": i})
-        found.append({**row("networks", 600 * 2**i, 29 + 2 * i, "conv alone"), **whole})
-        found.append({**row("networks", 500 * 2**i, 28 + 2 * i, "siren steps", **lumas), "crf": i})
+        found.append({**row("networks", 500 * 2**i, 29 + 2 * i, "conv fast steps", **lumas), "crf": i})
+        found.append({**row("networks", 600 * 2**i, 29 + 2 * i, "conv fast alone"), **whole})
+        found.append({**row("networks", 500 * 2**i, 28 + 2 * i, "siren fast steps", **lumas), "crf": i})
     file = {"identical": True, "frames": 2, "key_over_ideal": 1.01, "step_over_ideal": None}
     found.append(
         {"part": "files", "key": "f", "clip": "a/2", "codec": "conv", "file_over_ideal": 1.1, **file}
@@ -123,7 +123,7 @@ def test_tables_show_every_row() -> None:
     for words in (
         "| a/8 | warp medium | 27.0 to 33.0 | 1.10 | 1.10 | - |",
         "-50 %",
-        "siren steps is -1.0 dB",
+        "siren fast steps is -1.0 dB",
     ):
         assert words in text
     assert "| a/2 | conv | 2 | yes | 1.010 | - | 1.100 |" in text

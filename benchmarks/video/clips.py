@@ -7,6 +7,7 @@ import io
 import itertools
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from plisse.codec.compare import conventional, measured
@@ -15,6 +16,7 @@ from plisse.codec.presets import scheme_of
 from plisse.codec.stream import ClipReader
 from plisse.codec.video import Settings, decode, encode
 from plisse.codec.weightstep import WeightSteps
+from plisse.codec.wholeclip import arch_near, encode_whole
 from plisse.data.folder import data_set
 from plisse.data.frames import Frame
 from plisse.data.quality import luma_psnr
@@ -57,6 +59,15 @@ def network_row(name: str, settings: Settings, codec: str, first: int, every: in
     scheme, _ = scheme_of(settings.scheme, settings.preset, clip(f"{name.partition('/')[0]}/1")[0][0].size)
     assert isinstance(scheme, WeightSteps)
     return {**our_row(name, settings, codec, first, every), "weights": n_parameters(scheme.network())}
+
+
+def whole_row(name: str, preset: str, n_bytes: int, crf: float) -> Row:
+    """A clip as one network that takes about so many bytes."""
+    frames, rate = clip(name)
+    arch = arch_near(n_bytes, frames[0].size, len(frames))
+    made = partial(encode_whole, frames, rate, crf, arch, preset)
+    row = coded_row(name, frames, f"whole {preset}", crf, made)
+    return {**row, "arch": arch.numbers, "weights": arch.n_parameters(frames[0].size)}
 
 
 def coded_row(name: str, frames: list[Frame], codec: str, crf: float, coded: Callable[[], bytes]) -> Row:

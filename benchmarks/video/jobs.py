@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.video.clips import FILES, Row, conventional_row, network_row, our_row
+from benchmarks.video.clips import FILES, Row, conventional_row, network_row, our_row, whole_row
 from benchmarks.video.files import SCHEMES, identical_row, speed_row
 from plisse.codec.rate import Rate
 from plisse.codec.video import Settings
@@ -16,16 +16,18 @@ Job = tuple[str, Callable[[], Row]]
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured. frames: of each clip for `warp`, None for all. network_frames, preset: of
+    """How much is measured. frames: of each clip for `warp`, None for all. network_frames, presets: of
     networks alone. every: so many-th frame is coded as a network of its own, for comparison. file_preset: of
-    files that are looked at in other ways."""
+    files that are looked at in other ways. whole_bytes: about what clips of networks with steps take at
+    NETWORK_CRFS."""
 
     frames: int | None
     network_clips: tuple[str, ...]
     network_frames: int
-    preset: str
+    presets: tuple[str, ...]
     every: int
     file_preset: str
+    whole_bytes: tuple[int, ...]
 
     def whole(self, name: str) -> str:
         return name if self.frames is None else f"{name}/{self.frames}"
@@ -34,8 +36,10 @@ class Extent:
         return f"{name}/{self.network_frames}"
 
 
-SMALL = Extent(30, ("carphone",), 8, "medium", 4, "fast")
-LARGE = Extent(None, ("carphone", "foreman", "bunny-180"), 32, "slow", 1, "medium")
+SMALL = Extent(30, ("carphone",), 8, ("fast", "medium"), 4, "fast", (15000, 11000, 7500, 20000))
+LARGE = Extent(
+    None, ("carphone", "foreman", "bunny-180"), 32, ("slow",), 1, "medium", (60000, 44000, 30000, 80000)
+)
 CODEC_CRFS = (16, 20, 24, 28, 32, 36, 40)
 WARP_CRFS = (27, 32, 37, 22)
 NETWORK_CRFS = (27, 31, 35, 23)
@@ -62,13 +66,23 @@ def warp_jobs(extent: Extent) -> Iterator[Job]:
 def network_jobs(extent: Extent) -> Iterator[Job]:
     """Both paradigms: weight steps, then every so many-th frame, but for the first, as a network of its own
     (the first is one in a clip with steps)."""
-    for word, first, every in (("steps", 0, 1), ("alone", extent.every, extent.every)):
-        for name in map(extent.few, extent.network_clips):
-            for scheme in NETWORKS:
-                for crf in NETWORK_CRFS:
-                    settings = Settings(scheme, extent.preset, Rate(crf=crf), stepping=word == "steps")
-                    job = partial(network_row, name, settings, f"{scheme} {word}", first, every)
-                    yield f"{name} {scheme} {extent.preset} {word} {crf}", job
+    for preset in extent.presets:
+        for word, first, every in (("steps", 0, 1), ("alone", extent.every, extent.every)):
+            for name in map(extent.few, extent.network_clips):
+                for scheme in NETWORKS:
+                    for crf in NETWORK_CRFS:
+                        settings = Settings(scheme, preset, Rate(crf=crf), stepping=word == "steps")
+                        codec = f"{scheme} {preset} {word}"
+                        job = partial(network_row, name, settings, codec, first, every)
+                        yield f"{name} {codec} {crf}", job
+
+
+def whole_jobs(extent: Extent) -> Iterator[Job]:
+    """All frames of a clip as one network, as large as what weight steps take."""
+    for name in map(extent.few, extent.network_clips):
+        for crf, n_bytes in zip(NETWORK_CRFS, extent.whole_bytes, strict=True):
+            job = partial(whole_row, name, extent.presets[-1], n_bytes, crf)
+            yield f"{name} whole {extent.presets[-1]} {crf}", job
 
 
 def file_jobs(extent: Extent) -> Iterator[Job]:
@@ -88,6 +102,7 @@ PARTS: dict[str, Callable[[Extent], Iterator[Job]]] = {
     "codecs": codec_jobs,
     "warp": warp_jobs,
     "networks": network_jobs,
+    "whole": whole_jobs,
     "files": file_jobs,
     "speed": speed_jobs,
 }

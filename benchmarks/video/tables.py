@@ -131,12 +131,13 @@ def front(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def equal_bytes(found: Curves) -> list[Row]:
-    """The other networks beside `conv steps`, in dB at equal bytes."""
+    """Other networks beside convolutional ones of the same preset with steps, in dB at equal bytes."""
     table = []
     for (name, codec), points in found.items():
-        conv = found.get((name, "conv steps"))
-        if conv is not None and (codec == "siren steps" or codec.startswith("whole")):
-            row: Row = {"clip": name, "codec": codec, "beside": "conv steps"}
+        preset = codec.split()[1]
+        conv = found.get((name, f"conv {preset} steps"))
+        if conv is not None and codec in (f"siren {preset} steps", f"whole {preset}"):
+            row: Row = {"clip": name, "codec": codec, "beside": f"conv {preset} steps"}
             table.append(row | {of: gain(conv, points, of) for of in ("luma", "rgb")})
     return table
 
