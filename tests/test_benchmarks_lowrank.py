@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import joint, joint_samples
-from benchmarks.lowrank import peers, tables
+from benchmarks.lowrank import peers, tables, unseen
 from plisse.core.batch import Batch, BatchList
 from plisse.data.text import TextBatches
 from plisse.train.evaluate import evaluate
@@ -148,3 +148,21 @@ def test_the_search_is_set_beside_the_best_other_selector() -> None:
     network = {"network": "resnet20", "whitened": False, "rows": rows}
     text = tables.selectors({"networks": [network], "law": []})
     assert "| search - best other | +10.00 [+9.00, +11.00] |" in text
+
+
+def test_ranks_are_set_beside_those_of_the_search_on_other_images() -> None:
+    given = task()
+    networks = [nn.Linear(4, 3) for _ in range(3)]
+    original = joint_samples.seen(networks[0], given, given.holdout)
+    search, other = (joint_samples.seen(each, given, given.holdout, original) for each in networks[1:])
+    about = {"network": "resnet56", "ratio": 0.4}
+    rows = [
+        unseen.row({**about, "selector": "beam search", "calibration_loss": 0.02}, search, original, search),
+        unseen.row({**about, "selector": "uniform"}, other, original, search),
+    ]
+    assert rows[1]["beyond_search"][0] == pytest.approx(rows[1]["divergence"] - rows[0]["divergence"])
+    ahead = rows[0]["agreement"] - rows[1]["agreement"]
+    assert rows[1]["agreement_search_minus_this"][0] == pytest.approx(ahead)
+    text = tables.unseen({"rows": rows})
+    assert f"| resnet56 | 40 % | uniform |  | {rows[1]['divergence']:.3f} |" in text
+    assert "| beam search | 0.020 |" in text

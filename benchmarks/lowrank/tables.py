@@ -65,6 +65,41 @@ def _ahead(rows: list[Row], ratio: float) -> str:
     return _signed(max(others, key=lambda row: row["accuracy"])["beam_minus_this"])
 
 
+def unseen(data: Row) -> str:
+    """Selectors on images that none of them saw."""
+    head = (
+        "network",
+        "removed",
+        "selector",
+        "seen",
+        "divergence",
+        "beyond the search",
+        "agreement",
+        "search - this",
+    )
+    body = [
+        (
+            row["network"],
+            f"{100 * row['ratio']:.0f} %",
+            row["selector"],
+            f"{row['seen']:.3f}" if row["seen"] is not None else "",
+            f"{row['divergence']:.3f}",
+            _signed([each / 100 for each in row["beyond_search"]], 3) if row["seen"] is None else "",
+            f"{100 * row['agreement']:.1f}",
+            _signed(row["agreement_search_minus_this"]) if row["seen"] is None else "",
+        )
+        for row in data["rows"]
+    ]
+    return f"""## Low rank: ranks on images not seen (`python -m benchmarks.lowrank.unseen`)
+
+Whitened factors, nothing trained, {data["rows"][0]["samples"]:,} validation images that took no part
+in the choice, without labels: divergence from the original (KL in nats), how much more that is than the
+search's, agreement with the original in %, and the search minus this in points. Seen: the divergence on the
+images that the search chose by.
+
+{_table(head, body)}"""
+
+
 def training(data: Row) -> str:
     """Stable-rank training beside truncation and fine-tuning."""
     head = ("run", "batches", "whole", "cut", "in the end", "difference", "stable rank - direct", "CPU s")
@@ -234,6 +269,6 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _signed(difference: list[float]) -> str:
+def _signed(difference: list[float], digits: int = 2) -> str:
     value, low, high = (100 * each for each in difference)
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
