@@ -27,6 +27,13 @@ def test_other_codecs_give_frames_and_no_text(codec):
     assert b"x26" not in raw_stream(frames, Fraction(25), codec, 30, "fast")
 
 
+@pytest.mark.parametrize("codec", ["x264", "x265"])
+@pytest.mark.parametrize("size", [(33, 50), (16, 129)], ids=["odd", "flat"])
+def test_sizes_that_other_codecs_do_not_take_are_filled_up(codec, size):
+    point = conventional(moving(2, *size), Fraction(25), codec, 20, "fast")
+    assert point.luma > 33
+
+
 def test_our_points_are_lengths_of_streams():
     point = ours(moving(2), Fraction(25), Settings("warp", "fast", Rate(crf=30)))
     assert point.codec == "warp fast"

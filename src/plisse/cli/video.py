@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import warnings
-from collections.abc import Callable, Iterator
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from plisse.cli import examples, options
 from plisse.cli.failures import reported
 from plisse.cli.output import check_output, note, print_json, stderr, stdout, working
-from plisse.errors import InputError
+from plisse.cli.video_compare import compare
+from plisse.cli.video_options import (
+    Backend,
+    BackendName,
+    Bpp,
+    ClipIn,
+    Crf,
+    Jobs,
+    KeyInterval,
+    Out,
+    PresetName,
+    PresetOption,
+    Psnr,
+    Resume,
+    SchemeName,
+    SchemeOption,
+    Size,
+    Start,
+    VideosIn,
+)  # fmt: skip
+from plisse.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from plisse.codec.compare import Point
     from plisse.codec.video import Coded, Settings
     from plisse.data.video import Video
 
@@ -29,50 +48,10 @@ app = typer.Typer(
 )
 
 
-class SchemeName(StrEnum):
-    """How frames are coded."""
-
-    warp = "warp"
-    conv = "conv"
-    siren = "siren"
-    fourier = "fourier"
-
-
-class PresetName(StrEnum):
-    """How long an encoder takes."""
-
-    fast = "fast"
-    medium = "medium"
-    slow = "slow"
-
-
-VideoIn = Annotated[
-    Path, typer.Argument(metavar="IN", help="A video (mp4, mkv, webm, y4m, ...) or a folder of images.")
-]
-ClipIn = Annotated[Path, typer.Argument(metavar="CLIP", help="A clip that `plisse video encode` wrote.")]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", show_default=False, help="What to write.")]
-SchemeOption = Annotated[
-    SchemeName,
-    typer.Option("--scheme", help="warp: motion and latents. conv, siren, fourier: weight steps alone."),
-]
-PresetOption = Annotated[PresetName, typer.Option("--preset", help="How long to search and to train.")]
-Crf = Annotated[float | None, typer.Option("--crf", help="Quality, 0 (finest) to 51; 28 if nothing is said.")]
-Psnr = Annotated[float | None, typer.Option("--psnr", metavar="DB", help="PSNR of luma to reach.")]
-Bpp = Annotated[float | None, typer.Option("--bpp", help="Bits per pixel and frame to reach.")]
-KeyInterval = Annotated[int, typer.Option("--key-interval", min=1, help="Most frames from key to key frame.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with OUT after an interruption.")]
-Start = Annotated[int, typer.Option("--start", min=0, help="The first frame that comes out.")]
-Size = Annotated[
-    str | None,
-    typer.Option("--size", metavar="WxH", help="Any size: siren and fourier draw their frames anew."),
-]
-Frames = Annotated[int, typer.Option("--frames", min=1, help="So many frames from the beginning.")]
-
-
 @app.command(epilog=examples.shown(examples.VIDEO_ENCODE))
 @reported
 def encode(
-    video: VideoIn,
+    videos: VideosIn,
     out: Out,
     scheme: SchemeOption = SchemeName.warp,
     preset: PresetOption = PresetName.medium,
@@ -80,70 +59,119 @@ def encode(
     psnr: Psnr = None,
     bpp: Bpp = None,
     key_interval: KeyInterval = 250,
+    jobs: Jobs = 1,
+    backend: Backend = BackendName.loky,
     resume: Resume = False,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Code a video. Ctrl-C leaves a shorter clip that is whole; --resume goes on with it."""
-    check_output(out, "--out")
-    with working(f"opening {video}"):
+    """Code a video to the file OUT, or several to the folder OUT. Ctrl-C leaves a shorter clip that is whole;
+    --resume goes on with it."""
+    targets = _targets(videos, out)
+    with working(f"opening {', '.join(map(str, videos))}"):
         from plisse.codec.rate import Rate
-        from plisse.codec.video import Settings, encode_file
+        from plisse.codec.video import Settings, encode_files
         from plisse.data.video import open_video
 
-        source = open_video(video)
+        sources = [open_video(video) for video in videos]
         if crf is psnr is bpp is None:
             crf = 28.0
         settings = Settings(scheme.value, preset.value, Rate(crf, psnr, bpp), key_interval, seed=seed)
-        if resume and not out.exists():
+        if resume and not any(target.exists() for target in targets):
             raise InputError(f"--resume without {str(out)!r}", expected="a clip to go on with")
-    for words in source.notes:
-        note(words)
+    for source in sources:
+        for words in source.notes:
+            note(words if len(sources) == 1 else f"{source.path}: {words}")
     coded: list[Coded] = []
-    with _frame_bar(f"coding {video.name}", source.n_frames) as advance:
+    totals = [source.n_frames for source in sources]
+    total = None if None in totals else sum(n or 0 for n in totals)
+    with _frame_bar(f"coding {', '.join(video.name for video in videos)}", total) as advance:
+        clips = list(zip(sources, targets, strict=True))
         try:
-            n_frames = encode_file(source, out, settings, resume, _both(coded.append, advance))
+            counts = encode_files(clips, settings, resume, coded.append, jobs, backend.value, advance)
         except KeyboardInterrupt:
-            note(f"stopped: {out} holds the frames up to here; go on with --resume")
+            _tell_stopped(targets)
             raise typer.Exit(130) from None
-    _print_encoded(source, out, settings, n_frames, coded, as_json)
+    _print_encoded(clips, settings, counts, coded, as_json)
 
 
-def _both(keep: Callable[[Coded], None], advance: Callable[[], None]) -> Callable[[Coded], None]:
-    def report(coded: Coded) -> None:
-        keep(coded)
-        advance()
+def _targets(videos: Sequence[Path], out: Path) -> list[Path]:
+    """One file for one video; for several, files in the folder `out` with their names."""
+    if len(videos) == 1:
+        check_output(out, "--out")
+        return [out]
+    names = [f"{video.name if video.is_dir() else video.stem}.plv" for video in videos]
+    if len(set(names)) < len(names):
+        raise InputError(f"videos of one name: {', '.join(names)}", expected="names that differ")
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {str(out)!r}", expected="a folder, for several videos") from error
+    for name in names:
+        check_output(out / name, "--out")
+    return [out / name for name in names]
 
-    return report
+
+def _tell_stopped(targets: Sequence[Path]) -> None:
+    there = ", ".join(str(target) for target in targets if target.exists())
+    if there:
+        note(f"stopped: {there} holds the frames up to here; go on with --resume")
+    else:
+        note("stopped before the first frame was done; nothing was written")
 
 
 @contextlib.contextmanager
-def _frame_bar(label: str, n_frames: int | None) -> Iterator[Callable[[], None]]:
+def _frame_bar(label: str, n_frames: int | None) -> Iterator[Callable[[int], None]]:
     """Frames done, and time left where the number of frames is known."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr(), transient=True) as bar:
         row = bar.add_task(label, total=n_frames)
-        yield lambda: bar.advance(row)
+        yield lambda count: bar.advance(row, count)
 
 
 def _print_encoded(
-    source: Video, out: Path, settings: Settings, n_frames: int, coded: list[Coded], as_json: bool
+    clips: Sequence[tuple[Video, Path]],
+    settings: Settings,
+    counts: Sequence[int],
+    coded: Sequence[Coded],
+    as_json: bool,
 ) -> None:
-    size = out.stat().st_size
-    bpp = 8 * size / (n_frames * source.height * source.width)
+    """What was written. Quality is that of the frames of this run, of all clips together."""
+    sizes = [out.stat().st_size for _, out in clips]
+    samples = sum(n * source.height * source.width for n, (source, _) in zip(counts, clips, strict=True))
     quality = sum(each.quality for each in coded) / len(coded) if coded else None
-    facts = {
-        "file": out, "frames": n_frames, "bytes": size, "bpp": bpp, "luma_psnr": quality,
-        "scheme": settings.scheme, "preset": settings.preset, "coded_now": len(coded),
+    facts: dict[str, Any] = {
+        "file": clips[0][1], "frames": sum(counts), "bytes": sum(sizes), "bpp": 8 * sum(sizes) / samples,
+        "luma_psnr": quality, "scheme": settings.scheme, "preset": settings.preset, "coded_now": len(coded),
+        "peak_memory": peak_memory(),
     }  # fmt: skip
+    if len(clips) > 1:
+        facts["file"] = clips[0][1].parent
+        facts["files"] = [
+            {"file": out, "frames": n, "bytes": size}
+            for n, size, (_, out) in zip(counts, sizes, clips, strict=True)
+        ]
     if as_json:
         print_json(facts)
         return
     shown = "" if quality is None else f", luma PSNR {quality:.2f} dB"
-    words = f"wrote {out} ({size:,} bytes, {n_frames} frames, {bpp:.3f} bits per pixel{shown})"
-    stdout().print(words, markup=False, soft_wrap=True)
+    for n, size, (source, out) in zip(counts, sizes, clips, strict=True):
+        bpp = 8 * size / (n * source.height * source.width)
+        words = f"wrote {out} ({size:,} bytes, {n} frames, {bpp:.3f} bits per pixel"
+        stdout().print(f"{words}{shown if len(clips) == 1 else ''})", markup=False, soft_wrap=True)
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process, or the largest of its children, held at most; None where nobody counts."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(resource.getrusage(kind).ru_maxrss for kind in kinds)
 
 
 @app.command(epilog=examples.shown(examples.VIDEO_DECODE))
@@ -161,7 +189,7 @@ def decode(
         with _told_warnings():
             n_frames = write_video(out, source.frames(start, sides), source.header.rate)
     if as_json:
-        print_json({"file": out, "frames": n_frames})
+        print_json({"file": out, "frames": n_frames, "peak_memory": peak_memory()})
         return
     stdout().print(f"wrote {out} ({n_frames} frames)", markup=False, soft_wrap=True)
 
@@ -227,50 +255,4 @@ def _mean(numbers: list[int]) -> float:
     return sum(numbers) / max(len(numbers), 1)
 
 
-@app.command(epilog=examples.shown(examples.VIDEO_COMPARE))
-@reported
-def compare(
-    video: VideoIn,
-    frames: Frames = 8,
-    scheme: SchemeOption = SchemeName.warp,
-    preset: PresetOption = PresetName.medium,
-    as_json: options.Json = False,
-) -> None:
-    """Rate and distortion beside x264 and x265 (preset slow), from decoded frames and whole streams."""
-    with working(f"opening {video}") as say:
-        from plisse.codec import compare as measuring
-        from plisse.codec.video import Settings
-        from plisse.data.video import open_video
-
-        source = open_video(video)
-        pictures = list(source.frames(0, frames))
-        curves: dict[str, list[Point]] = {}
-        for codec in ("x264", "x265"):
-            say(f"coding with {codec}")
-            curves[codec] = [
-                measuring.conventional(pictures, source.rate, codec, crf) for crf in (20, 24, 28, 32, 36, 40)
-            ]
-        settings, name = Settings(scheme.value, preset.value), f"{scheme.value} {preset.value}"
-        curves[name] = []
-        for crf in (24, 28, 32, 36):
-            say(f"coding with {name}, crf {crf}")
-            curves[name].append(measuring.ours(pictures, source.rate, measuring.crf_of(settings, crf)))
-    ratios = {codec: measuring.ratio(curves[name], curves[codec], "luma") for codec in ("x264", "x265")}
-    if as_json:
-        print_json({"file": video, "frames": len(pictures), "curves": curves, "ratios": ratios})
-        return
-    _print_curves(curves, ratios, name)
-
-
-def _print_curves(curves: dict[str, list[Point]], ratios: dict[str, float | None], name: str) -> None:
-    from rich.table import Table
-
-    table = Table("codec", "crf", "bytes", "bits/pixel", "luma dB", "RGB dB", "SSIM")
-    for points in curves.values():
-        for p in points:
-            quality = (f"{p.luma:.2f}", f"{p.rgb:.2f}", f"{p.ssim:.4f}")
-            table.add_row(p.codec, f"{p.crf:g}", f"{p.bytes:,}", f"{p.bpp:.3f}", *quality)
-    stdout().print(table)
-    for codec, value in ratios.items():
-        words = "no common quality" if value is None else f"{value:.2f} times the bytes"
-        stdout().print(f"{name} beside {codec} at equal luma PSNR: {words}", markup=False, soft_wrap=True)
+app.command(epilog=examples.shown(examples.VIDEO_COMPARE))(compare)

@@ -13,8 +13,8 @@ import torch
 
 from plisse.codec.rate import Rate
 from plisse.codec.video import Settings, decode, encode
-from plisse.data.frames import Frame
-from plisse.data.quality import luma_psnr, rgb_psnr, ssim, yuv_psnr
+from plisse.data.frames import Frame, halved
+from plisse.data.quality import luma_psnr, ms_ssim, rgb_psnr, ssim, yuv_psnr
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 CODECS = {"x264": "libx264", "x265": "libx265"}
 SEI = {"x264": (6,), "x265": (39, 40)}
 """Kinds of units that describe the encoder and that no decoder needs: up to 2 KB in every stream."""
+SMALL_SIDE = 160
+"""Up to here the coarsest of the five scales of MS-SSIM has no window."""
 
 
 @dataclass(frozen=True)
 class Point:
     """One clip at one quality. bytes: of the stream; bpp: bits per pixel and frame. psnr: means over frames,
-    of luma, of RGB, and (6 Y + U + V) / 8, in dB. ssim: of luma. seconds: of encoding and of decoding."""
+    of luma, of RGB, and (6 Y + U + V) / 8, in dB. ssim: of luma; ms_ssim too, where sides have 161 pixels or
+    more. seconds: of encoding and of decoding."""
 
     codec: str
     crf: float
@@ -40,6 +43,17 @@ class Point:
     ssim: float
     encode_s: float
     decode_s: float
+    ms_ssim: float | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """A codec at one quality: a clip to bytes, and back."""
+
+    name: str
+    crf: float
+    coded: Callable[[], bytes]
+    undone: Callable[[bytes], list[Frame]]
 
 
 def measured(
@@ -50,39 +64,57 @@ def measured(
     undone: Callable[[bytes], list[Frame]],
 ) -> Point:
     """Encode, decode, and look at what came out."""
+    return tried(Way(name, crf, coded, undone), frames)[0]
+
+
+def tried(way: Way, frames: Sequence[Frame]) -> tuple[Point, list[Frame]]:
+    """What came out, measured, and the decoded frames."""
     began = time.perf_counter()
-    data = coded()
+    data = way.coded()
     between = time.perf_counter()
-    found = undone(data)
+    found = way.undone(data)
     ended = time.perf_counter()
     if len(found) != len(frames):
-        raise InputError(f"{len(found)} frames from {name}", expected=f"{len(frames)}")
+        raise InputError(f"{len(found)} frames from {way.name}", expected=f"{len(frames)}")
     height, width = frames[0].size
     pairs = list(zip(found, frames, strict=True))
-    means = [sum(measure(a, b) for a, b in pairs) / len(pairs) for measure in (luma_psnr, rgb_psnr, yuv_psnr)]
+    luma, rgb, yuv = (
+        sum(measure(a, b) for a, b in pairs) / len(pairs) for measure in (luma_psnr, rgb_psnr, yuv_psnr)
+    )
     alike = sum(ssim(a.planes[0], b.planes[0]) for a, b in pairs) / len(pairs)
+    scales = None
+    if min(height, width) > SMALL_SIDE:
+        scales = sum(ms_ssim(a.planes[0], b.planes[0]) for a, b in pairs) / len(pairs)
     bpp = 8 * len(data) / (len(frames) * height * width)
-    luma, rgb, yuv = means
-    return Point(name, crf, len(data), bpp, luma, rgb, yuv, alike, between - began, ended - between)
+    spent = between - began, ended - between
+    return Point(way.name, way.crf, len(data), bpp, luma, rgb, yuv, alike, *spent, scales), found
 
 
 def ours(frames: Sequence[Frame], rate: Fraction, settings: Settings, name: str = "") -> Point:
     """A clip under this codec."""
+    return tried(our_way(frames, rate, settings, name), frames)[0]
+
+
+def our_way(frames: Sequence[Frame], rate: Fraction, settings: Settings, name: str = "") -> Way:
+    """This codec. Raises InputError for settings without a constant quality number."""
     crf = settings.rate.crf
     if crf is None:
         raise InputError(f"{settings.rate}", expected="a constant quality number")
     name = name or f"{settings.scheme} {settings.preset}"
-    return measured(
-        name, crf, frames, lambda: encode(frames, rate, settings), lambda data: list(decode(data))
-    )
+    return Way(name, crf, lambda: encode(frames, rate, settings), lambda data: list(decode(data)))
 
 
 def conventional(
     frames: Sequence[Frame], rate: Fraction, codec: str, crf: float, preset: str = "slow"
 ) -> Point:
     """A clip under x264 or x265 (through PyAV): the raw stream, without what describes the encoder."""
-    return measured(
-        f"{codec} {preset}", crf, frames,
+    return tried(their_way(frames, rate, codec, crf, preset), frames)[0]
+
+
+def their_way(frames: Sequence[Frame], rate: Fraction, codec: str, crf: float, preset: str = "slow") -> Way:
+    """x264 or x265."""
+    return Way(
+        f"{codec} {preset}", crf,
         lambda: raw_stream(frames, rate, codec, crf, preset), lambda data: _undone(data, codec, frames),
     )  # fmt: skip
 
@@ -90,12 +122,12 @@ def conventional(
 def raw_stream(frames: Sequence[Frame], rate: Fraction, codec: str, crf: float, preset: str) -> bytes:
     """Bytes of an H.264 or H.265 stream. Raises InputError where PyAV has no such encoder."""
     context = _context(codec, "w")
-    context.height, context.width = frames[0].size
+    context.height, context.width = sides = _fitting(frames[0].size, codec)
     context.pix_fmt, context.framerate, context.time_base = "yuv420p", rate, 1 / rate
     context.thread_count = 1
     quiet = {"x265-params": "info=0:log-level=none:pools=1:frame-threads=1"} if codec == "x265" else {}
     context.options = {"preset": preset, "crf": f"{crf:g}", **quiet}
-    parts = [bytes(p) for i, f in enumerate(frames) for p in context.encode(_picture(f, i, 1 / rate))]
+    parts = [bytes(p) for i, f in enumerate(frames) for p in context.encode(_picture(f, sides, i, 1 / rate))]
     parts += [bytes(packet) for packet in context.encode(None)]
     return b"".join(_without_sei(b"".join(parts), codec))
 
@@ -110,14 +142,22 @@ def _context(codec: str, way: str) -> Any:
     return create(name, way)
 
 
-def _picture(frame: Frame, index: int, tick: Fraction) -> av.VideoFrame:
+def _fitting(size: tuple[int, int], codec: str) -> tuple[int, int]:
+    """Sides that the encoder takes: even, and 64 or more for x265, which else writes beyond its memory."""
+    least = 64 if codec == "x265" else 2
+    height, width = (max(side + side % 2, least) for side in size)
+    return height, width
+
+
+def _picture(frame: Frame, sides: tuple[int, int], index: int, tick: Fraction) -> av.VideoFrame:
+    """A frame whose borders are repeated to the right and below, up to `sides`."""
     import av
 
-    height, width = frame.size
-    picture = av.VideoFrame(width, height, "yuv420p")
+    picture = av.VideoFrame(sides[1], sides[0], "yuv420p")
     for target, plane in zip(picture.planes, frame.with_chroma("420").planes, strict=True):
+        missing = target.height - plane.shape[0], target.width - plane.shape[1]
         rows = np.zeros((target.height, target.line_size), np.uint8)
-        rows[:, : target.width] = plane.numpy()[: target.height, : target.width]
+        rows[:, : target.width] = np.pad(plane.numpy(), [(0, n) for n in missing], mode="edge")
         target.update(rows.tobytes())
     picture.pts, picture.time_base = index, tick
     return picture
@@ -140,15 +180,25 @@ def _undone(data: bytes, codec: str, frames: Sequence[Frame]) -> list[Frame]:
     for packet in context.parse(b""):
         pictures += context.decode(packet)
     pictures += context.decode(None)
-    return [replace(frames[i], planes=_planes(picture)) for i, picture in enumerate(pictures)]
+    return [replace(f, planes=_planes(p, f.size)) for f, p in zip(frames, pictures, strict=True)]
 
 
-def _planes(picture: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _planes(picture: Any, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The upper left part of a picture."""
     found = []
-    for plane in picture.planes[:3]:
+    for plane, (height, width) in zip(picture.planes, (size, halved(size), halved(size)), strict=False):
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        found.append(torch.from_numpy(rows[:, : plane.width].copy()))
+        found.append(torch.from_numpy(rows[:height, :width].copy()))
     return found[0], found[1], found[2]
+
+
+def at_equal_bytes(curve: Sequence[Point], n_bytes: float, of: str = "luma") -> float | None:
+    """Quality at so many bytes, between measured points (logarithm of bytes, linear); None outside."""
+    points = sorted((np.log(point.bytes), getattr(point, of)) for point in curve)
+    logs, qualities = [p[0] for p in points], [p[1] for p in points]
+    if not logs or not logs[0] <= np.log(n_bytes) <= logs[-1]:
+        return None
+    return float(np.interp(np.log(n_bytes), logs, qualities))
 
 
 def at_equal_quality(curve: Sequence[Point], quality: float, of: str = "rgb") -> float | None:

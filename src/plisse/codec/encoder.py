@@ -37,6 +37,11 @@ class Settings:
         if self.key_interval < 1:
             raise InputError(f"a key-frame interval of {self.key_interval}", expected="1 or more")
 
+    @property
+    def groups_alone(self) -> bool:
+        """Whether nothing goes from one key frame to the next. Bits per pixel bind the whole clip."""
+        return self.rate.bpp is None
+
 
 @dataclass(frozen=True)
 class Coded:
@@ -52,14 +57,17 @@ class Coded:
 class Encoder:
     """State after the last frame, and what chooses the next."""
 
-    def __init__(self, header: Header, scheme: Scheme, settings: Settings) -> None:
+    def __init__(self, header: Header, scheme: Scheme, settings: Settings, index: int = 0) -> None:
         self.header, self.scheme, self.settings = header, scheme, settings
-        pixels = header.height * header.width
-        offset = getattr(scheme, "key_offset", 0.0)
-        self.controller = Controller(settings.rate, pixels, settings.key_interval, offset)
+        self.controller = self._fresh()
         self.state: State | None = None
         self.last: Tensor | None = None
-        self.index = self.since_key = 0
+        self.index, self.since_key = index, 0
+
+    def _fresh(self) -> Controller:
+        pixels = self.header.height * self.header.width
+        offset = getattr(self.scheme, "key_offset", 0.0)
+        return Controller(self.settings.rate, pixels, self.settings.key_interval, offset)
 
     def chunk(self, frame: Frame) -> tuple[bytes, Coded]:
         """The next frame as bytes."""
@@ -68,8 +76,13 @@ class Encoder:
                 f"frame {self.index} of {frame.size}", expected=f"{self.header.size} as the first"
             )
         planes = frame.with_chroma("420").planes
-        key, seed = self._is_key(planes[0]), self.settings.seed + self.index
+        key, seed = (
+            is_key(self.last, planes[0], self.since_key, self.settings),
+            self.settings.seed + self.index,
+        )
         before = None if key else self.state
+        if key and self.settings.groups_alone:
+            self.controller = self._fresh()
         tried: dict[float, tuple[bytes, State]] = {}
 
         def trial(crf: float) -> tuple[int, float]:
@@ -86,6 +99,8 @@ class Encoder:
     def replay(self, frame: Frame, chunk: Chunk) -> None:
         """A frame that is in the file already."""
         before = None if chunk.key else self.state
+        if chunk.key and self.settings.groups_alone:
+            self.controller = self._fresh()
         state = self.scheme.decode(chunk.payload, before, chunk.payload_offset, chunk.crf)
         self._moved(frame.with_chroma("420").planes, state, chunk.key, chunk.length, chunk.crf)
 
@@ -98,10 +113,13 @@ class Encoder:
         self.index += 1
         return coded
 
-    def _is_key(self, luma: Tensor) -> bool:
-        if self.last is None or not self.settings.stepping or self.since_key >= self.settings.key_interval:
-            return True
-        return self.settings.scene_cuts and is_cut(self.last, luma)
+
+def is_key(last: Tensor | None, luma: Tensor, since_key: int, settings: Settings) -> bool:
+    """Whether a frame begins a group. last: luma of the frame before. since_key: frames from the last key
+    frame on. Only originals matter, so that groups are known before anything is coded."""
+    if last is None or not settings.stepping or since_key >= settings.key_interval:
+        return True
+    return settings.scene_cuts and is_cut(last, luma)
 
 
 def is_cut(before: Tensor, after: Tensor) -> bool:

@@ -61,8 +61,9 @@ class Video:
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames `start` to `stop` (exclusive; None is the end), in the order in which they are shown."""
-        found = _pictures(self) if self.path.is_dir() else _decoded(self)
-        return islice(found, start, stop)
+        if self.path.is_dir():
+            return _pictures(self, start, stop)
+        return islice(_decoded(self), start, stop)
 
 
 def open_video(path: str | Path, chroma: Chroma = "420", rate: Fraction | float = 25) -> Video:
@@ -210,8 +211,8 @@ def _number(part: str) -> tuple[int, int, str]:
     return (0, int(part), "") if part.isdigit() else (1, 0, part)
 
 
-def _pictures(video: Video) -> Iterator[Frame]:
-    for index, file in enumerate(picture_files(video.path)):
+def _pictures(video: Video, start: int, stop: int | None) -> Iterator[Frame]:
+    for index, file in islice(enumerate(picture_files(video.path)), start, stop):
         pixels = torch.from_numpy(_pixels(file))
         if pixels.shape[:2] != (video.height, video.width):
             size = f"{pixels.shape[1]} x {pixels.shape[0]}"

@@ -1,0 +1,223 @@
+"""Videos on disk to clips on disk: one or several, anew or after an interruption, over several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from plisse.codec.encoder import Coded, Encoder, Settings
+from plisse.codec.fanout import fanned
+from plisse.codec.groups import Group, Span, encode_span, marked, spans
+from plisse.codec.stream import ClipReader, Header, header_bytes
+from plisse.codec.writing import Report, encode_to, go_on, put_groups, started
+from plisse.data.video import Video
+from plisse.errors import InputError, OutputError
+
+
+def encode_file(
+    video: Video,
+    path: str | Path,
+    settings: Settings = Settings(),
+    resume: bool = False,
+    report: Report = lambda coded: None,
+    jobs: int = 1,
+    backend: str = "loky",
+    seen: Callable[[int], None] = lambda count: None,
+) -> int:
+    """Write a clip to a file. After an interruption the file is shorter, but whole; resume: go on with it.
+
+    The file that is gone on with is the one that would have been written at once, and so is that of several
+    jobs. Returns the number of frames. Raises InputError for a file of other frames or settings, OutputError
+    where it cannot be written. For the rest see `encode_files`.
+    """
+    return encode_files([(video, Path(path))], settings, resume, report, jobs, backend, seen)[0]
+
+
+def encode_files(
+    clips: Sequence[tuple[Video, Path]],
+    settings: Settings = Settings(),
+    resume: bool = False,
+    report: Report = lambda coded: None,
+    jobs: int = 1,
+    backend: str = "loky",
+    seen: Callable[[int], None] = lambda count: None,
+) -> list[int]:
+    """Videos to the paths beside them; numbers of frames.
+
+    jobs: so many groups of frames, each from key frame to key frame, are coded at a time, over all clips;
+    they are written in order. Where a rate is in bits per pixel, clips go in parallel, but not their groups.
+    backend: see `plisse.codec.fanout`; workers read the videos by their paths. report: hears of each frame
+    that is in its file. seen: hears of how many more frames are coded, from another thread where there are
+    several jobs.
+    """
+    try:
+        if (jobs == 1 and backend == "loky") or (len(clips) == 1 and not settings.groups_alone):
+            return [_one(video, path, settings, resume, _both(report, seen)) for video, path in clips]
+        return _many(clips, settings, resume, report, jobs, backend, seen)
+    except OSError as error:
+        name = str(error.filename or clips[0][1])
+        raise OutputError(f"{name!r}, which cannot be written ({error.strerror})") from error
+
+
+def _both(report: Report, seen: Callable[[int], None]) -> Report:
+    def told(coded: Coded) -> None:
+        report(coded)
+        seen(1)
+
+    return told
+
+
+def _one(video: Video, path: Path, settings: Settings, resume: bool, report: Report) -> int:
+    if resume and path.exists():
+        with open(path, "r+b") as out:
+            return _resumed(out, video, settings, report)
+    with _opened(path) as out:
+        return encode_to(out, video, video.rate, settings, report)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A new file; gone again where an error came before the first frame."""
+    with open(path, "wb") as out:
+        try:
+            yield out
+        except BaseException:
+            out.flush()
+            if not _kept(path).offsets:
+                os.unlink(path)
+            raise
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a file holds: where its frames begin, which of them are key frames, where the whole ones end."""
+
+    header: Header | None = None
+    offsets: tuple[int, ...] = ()
+    keys: tuple[bool, ...] = ()
+    end: int = 0
+    complete: bool = False
+
+    @property
+    def last_key(self) -> int:
+        """The number of the last key frame; 0 without frames."""
+        return max((index for index, key in enumerate(self.keys) if key), default=0)
+
+
+def _kept(path: Path) -> Kept:
+    if not path.stat().st_size:
+        return Kept()
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader = ClipReader(file)
+        start = reader.offset
+        found = [(chunk.offset, chunk.key, chunk.offset + chunk.length) for chunk in reader]
+    complete = reader.end is not None and reader.end.complete
+    end = found[-1][2] if found else start
+    return Kept(reader.header, tuple(f[0] for f in found), tuple(f[1] for f in found), end, complete)
+
+
+def _resumed(out: BinaryIO, video: Video, settings: Settings, report: Report) -> int:
+    """Go on in one process: from the last key frame, or, where all frames are bound together, the first."""
+    header, scheme = started(next(iter(video), None), video.rate, settings)
+    kept = _checked(Path(out.name), header)
+    if kept.complete:
+        return len(kept.offsets)
+    first = kept.last_key if settings.groups_alone else 0
+    encoder = Encoder(header, scheme, settings, first)
+    originals = video.frames(first)
+    out.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for chunk in islice(ClipReader(out), first, None):
+            original = next(originals, None)
+            if original is None:
+                raise InputError("a file of more frames than the video has", expected="the same video")
+            encoder.replay(original, chunk)
+    out.seek(kept.end)
+    out.truncate()
+    return go_on(out, originals, encoder, report)
+
+
+def _checked(path: Path, header: Header) -> Kept:
+    kept = _kept(path)
+    if kept.header != header:
+        raise InputError(
+            f"a file of {kept.header}", expected=f"{header}", hint="the options of the first run"
+        )
+    return kept
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A clip and the groups that it lacks. at: where they go in the file, None for a new one. count: frames
+    that stay. complete: the file is as it should be."""
+
+    video: Video
+    path: Path
+    header: Header
+    spans: tuple[Span, ...]
+    at: int | None = None
+    count: int = 0
+    complete: bool = False
+
+
+def _planned(video: Video, path: Path, settings: Settings, resume: bool) -> _Plan:
+    header, _ = started(next(iter(video), None), video.rate, settings)
+    every = tuple(spans(video, settings))
+    if not (resume and path.exists()):
+        return _Plan(video, path, header, every)
+    kept = _checked(path, header)
+    if kept.complete:
+        return _Plan(video, path, header, (), kept.end, len(kept.offsets), True)
+    count = len(kept.offsets)
+    if count > (every[-1].stop or count):
+        raise InputError("a file of more frames than the video has", expected="the same video")
+    left = tuple(span for span in every if span.stop is None or span.stop > count)
+    whole = left[0].start if left else count
+    keys = [index for index, key in enumerate(kept.keys) if key]
+    if settings.groups_alone and keys != [span.start for span in every if span.start < count]:
+        raise InputError("a file of other key frames", expected="the options of the first run")
+    return _Plan(video, path, header, left, kept.offsets[whole] if whole < count else kept.end, whole)
+
+
+def _many(
+    clips: Sequence[tuple[Video, Path]],
+    settings: Settings,
+    resume: bool,
+    report: Report,
+    jobs: int,
+    backend: str,
+    seen: Callable[[int], None],
+) -> list[int]:
+    plans = [_planned(video, path, settings, resume) for video, path in clips]
+    with marked(seen) as marks:
+        tasks: list[Callable[[], Group]] = [
+            partial(encode_span, plan.video, plan.header, settings, span, marks)
+            for plan in plans
+            for span in plan.spans
+        ]
+        results = iter(fanned(tasks, jobs, backend))
+        counts = [_written(plan, islice(results, len(plan.spans)), report) for plan in plans]
+        next(results, None)
+        return counts
+
+
+def _written(plan: _Plan, groups: Iterator[Group], report: Report) -> int:
+    if plan.complete:
+        return plan.count
+    if plan.at is None:
+        with _opened(plan.path) as out:
+            out.write(header_bytes(plan.header))
+            return put_groups(out, groups, 0, report)
+    with open(plan.path, "r+b") as out:
+        out.seek(plan.at)
+        out.truncate()
+        return put_groups(out, groups, plan.count, report)
