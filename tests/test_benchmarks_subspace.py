@@ -81,7 +81,7 @@ def test_a_toggle_switches_at_every_call():
 def test_tables_show_every_row_once():
     point = {"point": 0.5, "score": 0.9, "interval": [0.8, 1.0], "val": 0.8}
     full = {**point, "point": 1.0}
-    files = {"axis": "width", "spectrum": 1100, "members": {"1": 1000}, "share_of_largest": 1.1}
+    files = {"axis": "width", "spectrum": 1100, "members": {"0.5": 400, "1": 1000}, "share_of_largest": 1.1}
     rows = [
         {
             "axis": "width",
@@ -119,6 +119,6 @@ def test_tables_show_every_row_once():
     text = tables.section({"rows": rows, "switch": [timed], "latency": [late]})
     assert "| ours | stored | 5 | 90.0 (80.0) | 90.0 (80.0) |" in text
     assert "| alone | stored | 5 | 90.0 (80.0) | – |" in text
-    assert "| width | ours | 1,100 | 1.100 | 1: 1,000 |" in text
+    assert "| width | ours | 1,100 | 1.100 | 0.5: 400, 1: 1,000 | 1,400 |" in text
     assert "| resnet20 | width=0.5 | 0.01 | 2 |" in text
     assert "| resnet20 | 0.5 | 2.0 | 10.0 ± 1.0 | 1.90 |" in text

@@ -49,7 +49,7 @@ from plisse.train.tasks import open_task
 
 KEPT = Path("out/governor")
 PHASE_SECONDS = 4.0
-ROUNDS = {"small": 1, "full": 9}
+ROUNDS = {"small": 1, "full": 6}
 DEADLINE, INTERVAL = 2.5, 2.5
 POLICIES = ("governor", "largest", "smallest")
 DWELL = 0.5

@@ -86,7 +86,7 @@ def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
             schedule=method.schedule,
             distill=method.distill,
             statistics=setting.statistics,
-            optimizer=SGD(lr=setting.lr, weight_decay=5e-4),
+            optimizer=SGD(lr=setting.lr * method.passes, weight_decay=5e-4),
             accelerator=setting.accelerator,
             checkpoint=None if path is None else path.with_suffix(".safetensors"),
             checkpoint_every=40,
@@ -99,6 +99,7 @@ def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
         "axis": method.axis,
         "method": method.name,
         "steps": setting.steps if method.trains else 0,
+        "lr": setting.lr * method.passes,
         "start": "fresh" if setting.scratch else "pretrained",
     }
     files = (

@@ -27,7 +27,9 @@ Make = Callable[[nn.Module, Task], Subspace]
 class Method:
     """One training of all points, or of none (steps of 0 leave the standard network). scored: how batch-norm
     statistics of a point come about, each a row: "stored" in the table, "recalibrated" on training images at
-    the moment of switching, "shared" with the largest point, "between" a table of SOME_WIDTHS only."""
+    the moment of switching, "shared" with the largest point, "between" a table of SOME_WIDTHS only.
+    passes: the learning rate grows by it, where the points of a step differ so much that each has to weigh as
+    much as where it is trained alone: the loss is the mean over them."""
 
     name: str
     axis: str
@@ -36,12 +38,13 @@ class Method:
     distill: float = 0.0
     trains: bool = True
     scored: tuple[str, ...] = ("stored",)
+    passes: int = 1
 
 
 def methods() -> tuple[Method, ...]:
     """In the order in which they are run."""
-    sandwich, sparse = Schedule(Sandwich(4)), Schedule(Sandwich(3), Decay())
-    biased = Schedule(BiasedEndpoints(), Decay())
+    sandwich, sparse = Schedule(Sandwich(4)), Schedule(Sandwich(3, listed=True), Decay(0.4))
+    biased, late = Schedule(BiasedEndpoints(), Decay()), Schedule(Sandwich(3), Decay())
     return (
         Method(
             "standard network", "sparsity", sparsity, ONE, trains=False, scored=("recalibrated", "shared")
@@ -49,21 +52,35 @@ def methods() -> tuple[Method, ...]:
         Method("standard network", "width", width, ONE, trains=False, scored=("recalibrated", "shared")),
         Method("standard network", "bits", bits, ONE, trains=False, scored=("recalibrated",)),
         Method("standard network, trained as long", "width", alone("width", 1.0), ONE),
-        Method("point, sandwich and distillation", "sparsity", sparsity, sparse, distill=1.0),
+        Method("point, listed and distillation", "sparsity", sparsity, sparse, distill=1.0, passes=3),
         *(each_alone("sparsity")),
-        Method("point, sandwich and distillation", "width", width, sandwich, 1.0, scored=WAYS),
+        Method("point, sandwich and distillation", "width", width, sandwich, 1.0, scored=WAYS, passes=4),
         *(each_alone("width")),
         Method("point, sandwich and distillation", "bits", bits, Schedule(Sandwich(3)), distill=1.0),
         *(each_alone("bits")),
-        Method("line, sandwich and distillation", "sparsity", on_line(sparsity), sparse, distill=1.0),
-        Method("line in norms, sandwich and distillation", "width", on_line(width), sandwich, distill=1.0),
-        Method("line, sandwich and distillation", "bits", on_line(bits), Schedule(Sandwich(3)), distill=1.0),
+        Method("line, listed and distillation", "sparsity", on_line(sparsity), sparse, distill=1.0, passes=3),
+        Method(
+            "line in norms, sandwich and distillation",
+            "width",
+            on_line(width),
+            sandwich,
+            distill=1.0,
+            passes=4,
+        ),
+        Method(
+            "line, sandwich and distillation",
+            "bits",
+            on_line(bits),
+            Schedule(Sandwich(3)),
+            distill=1.0,
+        ),
         Method("point, biased endpoints", "sparsity", sparsity, biased),
+        Method("point, sandwich and distillation", "sparsity", sparsity, late, distill=1.0),
         Method("point, one of the listed", "bits", bits, Schedule(Listed(1))),
-        Method("point, sandwich", "width", width, sandwich),
+        Method("point, sandwich", "width", width, sandwich, passes=4),
         Method("line, biased endpoints", "sparsity", on_line(sparsity), biased),
         Method("line, one of the listed", "bits", on_line(bits), Schedule(Listed(1))),
-        Method("point, instance norms", "width", instance_norms, sandwich, distill=1.0),
+        Method("point, instance norms", "width", instance_norms, sandwich, distill=1.0, passes=4),
     )
 
 

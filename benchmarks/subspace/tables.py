@@ -13,7 +13,7 @@ HEAD = """## One file, every size (`python -m benchmarks.subspace`)
 
 ResNet-20 on CIFAR-10, all spectra and all networks of a single point trained for the same number of steps.
 Accuracy in % on the 1,017 lossless test images (95 % interval about ±1.8), in parentheses on 1,000 `val`
-images, which networks that start pretrained have seen. Residual streams keep their channels, since their
+images, which networks that start pretrained have seen (all start there that are not marked). Residual streams keep their channels, since their
 shortcuts pad them. Statistics of batch norms: *stored* per point and read without data; *recalibrated* on
 training images at each switch; *between*: stored for four widths only, interpolated for the others; *shared*
 with the largest point. "Alone": each network trained for its one point.
@@ -63,10 +63,11 @@ def files(data: Data) -> str:
                     f"{found['spectrum']:,}",
                     f"{found['share_of_largest']:.3f}",
                     members,
+                    f"{sum(found['members'].values()):,}",
                 )
             )
     text = "Bytes of the file of a spectrum, as a share of its largest member's, and of separate files:\n\n"
-    return text + _table(("axis", "method", "bytes", "share", "members"), lines)
+    return text + _table(("axis", "method", "bytes", "share", "separate files", "together"), lines)
 
 
 def switches(data: Data) -> str:

@@ -24,7 +24,7 @@ SPACES = {
     "sparsity": sparsity_space((0.9, 0.0)),
     "bits": bits_space((2, 3, 4)),
 }
-SAMPLERS = (Uniform(3), Listed(3), BiasedEndpoints(), Sandwich(4), Sandwich(2))
+SAMPLERS = (Uniform(3), Listed(3), BiasedEndpoints(), Sandwich(4), Sandwich(2), Sandwich(3, listed=True))
 
 
 def blobs(n: int = 96):
@@ -127,6 +127,16 @@ def test_the_sandwich_holds_both_ends_and_the_largest_comes_first():
     assert (found[0], found[-1], len(found)) == (space.largest, space.smallest, 4)
     with pytest.raises(InputError):
         Sandwich(1)
+
+
+def test_a_sandwich_of_listed_points_draws_them_alike_below_the_largest():
+    torch.manual_seed(1)
+    space = sparsity_space((0.9, 0.8, 0.7, 0.0))
+    found = [Sandwich(3, listed=True)(space) for _ in range(1000)]
+    assert {points[0] for points in found} == {space.largest}
+    counts = Counter(point for points in found for point in points[1:])
+    assert set(counts) == set(space.points)
+    assert max(counts.values()) < 1.25 * min(counts.values())
 
 
 def test_biased_endpoints_draw_each_end_a_quarter_of_the_time():
