@@ -1,10 +1,10 @@
 """Chosen ranks on images that no selector saw: `python -m benchmarks.lowrank.unseen [--small] [--network N]`.
 
 The search chooses by what its calibration images lose, so that its own figure is too good, and few images
-leave scores alike. Here are the ranks of `python -m benchmarks.lowrank` (whitened factors, nothing trained) on
-1,000 `val` images of another sheet, without labels: divergence from the original (KL in nats) and agreement
-with it, the search beside the two best other selectors, paired. "seen" is the search's divergence on the
-images that it chose by. Rows that are there already are kept.
+leave scores alike. Here are the ranks of `python -m benchmarks.lowrank` (whitened factors, nothing trained)
+on 1,000 `val` images of another sheet, without labels: divergence from the original (KL in nats) and
+agreement with it, the search beside the two best other selectors, paired. "seen" is the search's divergence
+on the images that it chose by. Rows that are there already are kept.
 """
 
 from __future__ import annotations
