@@ -36,9 +36,9 @@ class Extent:
         return f"{name}/{self.network_frames}"
 
 
-SMALL = Extent(30, ("carphone",), 8, ("fast", "medium"), 4, "fast", (15000, 11000, 7500, 20000))
+SMALL = Extent(30, ("carphone",), 8, ("fast", "medium"), 4, "fast", (9000, 6700, 5200, 11700))
 LARGE = Extent(
-    None, ("carphone", "foreman", "bunny-180"), 32, ("slow",), 1, "medium", (60000, 44000, 30000, 80000)
+    None, ("carphone", "foreman", "bunny-180"), 32, ("slow",), 1, "medium", (36000, 27000, 21000, 47000)
 )
 CODEC_CRFS = (16, 20, 24, 28, 32, 36, 40)
 WARP_CRFS = (27, 32, 37, 22)
@@ -79,10 +79,11 @@ def network_jobs(extent: Extent) -> Iterator[Job]:
 
 def whole_jobs(extent: Extent) -> Iterator[Job]:
     """All frames of a clip as one network, as large as what weight steps take."""
-    for name in map(extent.few, extent.network_clips):
-        for crf, n_bytes in zip(NETWORK_CRFS, extent.whole_bytes, strict=True):
-            job = partial(whole_row, name, extent.presets[-1], n_bytes, crf)
-            yield f"{name} whole {extent.presets[-1]} {crf}", job
+    for preset in extent.presets:
+        for name in map(extent.few, extent.network_clips):
+            for crf, n_bytes in zip(NETWORK_CRFS, extent.whole_bytes, strict=True):
+                job = partial(whole_row, name, preset, n_bytes, crf)
+                yield f"{name} whole {preset} {crf}", job
 
 
 def file_jobs(extent: Extent) -> Iterator[Job]:

@@ -178,8 +178,8 @@ HEAD = """## Video (`python -m benchmarks.video`)
 
 Bytes of the stream at equal PSNR of luma, from decoded frames; x264 and x265 with preset slow and without the
 text that they write about themselves. Geometric means, and the largest, of our points that lie inside the
-other curve; "carphone/30" is the first 30 frames. The refiner of `warp` was fitted to other clips, its
-contexts were chosen on the first 8 frames of carphone."""
+other curve; "carphone/30" is the first 30 frames. `warp` was tuned on the first 8 frames of carphone; which
+clips the first weights of its refiner were fitted to is not on record."""
 STEPS = """Weight steps against networks of their own (of the first frame, and of every fourth one): BD-rate
 of the whole clip, and bytes of a step over those of a network of the same luma PSNR."""
 FILES = """Files in fresh processes, with one thread and with two; and bytes over the bits that the models ask
