@@ -1,6 +1,8 @@
 """plisse video: encode, decode, inspect, and errors in one line."""
 
 import json
+from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from clips import moving
@@ -53,6 +55,40 @@ def test_going_on(tmp_path, source):
         json.loads(run("encode", source, "-o", clip, "--preset", "fast", "--resume", "--json"))["frames"] == 4
     )
     assert clip.read_bytes() == whole
+
+
+def test_several_videos_go_to_a_folder(tmp_path, source):
+    write_video(tmp_path / "other.y4m", moving(2, seed=1), 25)
+    words = ("encode", source, tmp_path / "other.y4m", "-o", tmp_path / "clips", "--preset", "fast")
+    told = json.loads(run(*words, "--json"))
+    assert [each["frames"] for each in told["files"]] == [4, 2]
+    assert told["bytes"] == sum(path.stat().st_size for path in (tmp_path / "clips").iterdir())
+    assert told["peak_memory"] > 1e7
+    assert {path.name for path in (tmp_path / "clips").iterdir()} == {"in.plv", "other.plv"}
+    assert run(*words, "--resume").count("wrote") == 2
+    result = runner.invoke(app, ["encode", str(source), str(source), "-o", str(tmp_path / "x")])
+    assert result.exit_code == 2
+    assert "names that differ" in result.stderr
+
+
+@pytest.mark.parametrize(("words", "told"), [(("--bpp", "0.002"), "closest"), (("--psnr", "12"), "closest")])
+def test_targets_that_are_missed_say_so(tmp_path, source, words, told):
+    result = runner.invoke(
+        app, ["encode", str(source), "-o", str(tmp_path / "c.plv"), "--preset", "fast", *words]
+    )
+    assert result.exit_code == 0
+    assert told in result.stderr
+
+
+def test_times_that_vary_come_back(tmp_path):
+    frames = [replace(f, time=Fraction(t * t, 25)) for t, f in enumerate(moving(3))]
+    write_video(tmp_path / "in.mkv", frames, 25, timed=True)
+    run("encode", tmp_path / "in.mkv", "-o", tmp_path / "c.plv", "--preset", "fast")
+    assert "tell their times" in run("inspect", tmp_path / "c.plv")
+    run("decode", tmp_path / "c.plv", "-o", tmp_path / "out.mkv")
+    assert [f.time for f in open_video(tmp_path / "out.mkv")] == [f.time for f in frames]
+    result = runner.invoke(app, ["decode", str(tmp_path / "c.plv"), "-o", str(tmp_path / "out.y4m")])
+    assert "holds no times" in result.stderr
 
 
 @pytest.mark.parametrize(

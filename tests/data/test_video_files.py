@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,25 @@ def test_the_clips_of_the_data_folder_open() -> None:
     assert video.rate == Fraction(30000, 1001)
     assert len(frames) == 3
     assert frames[0].colour == Colour("bt601", full=False)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_times_that_vary_are_written(tmp_path: Path, name: str) -> None:
+    times = [Fraction(0), Fraction(1, 25), Fraction(3, 10), Fraction(33, 100)]
+    frames = [replace(frame, time=time + 2) for frame, time in zip(clip(4, (32, 32)), times, strict=True)]
+    write_video(tmp_path / name, frames, 25, timed=True)
+    assert [frame.time for frame in open_video(tmp_path / name)] == times
+    write_video(tmp_path / name, frames, 25)
+    assert [frame.time for frame in open_video(tmp_path / name)] == [Fraction(n, 25) for n in range(4)]
+
+
+def test_transparency_beside_the_frames_is_told(tmp_path: Path) -> None:
+    if "libvpx-vp9" not in av.codecs_available:
+        pytest.skip("this build of PyAV has no VP9 encoder")
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuva420p"  # type: ignore[assignment]
+        picture = av.VideoFrame.from_ndarray(np.full((32, 32, 4), 90, np.uint8), format="rgba")
+        container.mux(stream.encode(picture.reformat(format="yuva420p")))
+        container.mux(stream.encode(None))
+    assert open_video(tmp_path / "a.webm").notes == ("transparency is left out",)

@@ -63,7 +63,7 @@ def test_symbols_of_a_kept_clip(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", FRAMES)
 def test_frames_of_a_kept_clip(scheme: str) -> None:
-    """Computed in float64 and rounded to 8 bits; a machine would have to round a value within 1e-9 of a half."""
+    """Computed in float64, rounded to 8 bits: machines could differ only within 1e-9 or so of a half."""
     data = (HERE / f"clip-v1-{scheme}.bin").read_bytes()
     assert len(data) < 900
     with warnings.catch_warnings():

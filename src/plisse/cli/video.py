@@ -38,6 +38,7 @@ from plisse.cli.video_options import (
 from plisse.errors import InputError, OutputError
 
 if TYPE_CHECKING:
+    from plisse.codec.rate import Rate
     from plisse.codec.video import Coded, Settings
     from plisse.data.video import Video
 
@@ -88,7 +89,8 @@ def encode(
     with _frame_bar(f"coding {', '.join(video.name for video in videos)}", total) as advance:
         clips = list(zip(sources, targets, strict=True))
         try:
-            counts = encode_files(clips, settings, resume, coded.append, jobs, backend.value, advance)
+            with _told_warnings():
+                counts = encode_files(clips, settings, resume, coded.append, jobs, backend.value, advance)
         except KeyboardInterrupt:
             _tell_stopped(targets)
             raise typer.Exit(130) from None
@@ -147,6 +149,10 @@ def _print_encoded(
         "luma_psnr": quality, "scheme": settings.scheme, "preset": settings.preset, "coded_now": len(coded),
         "peak_memory": peak_memory(),
     }  # fmt: skip
+    missed = _missed(settings.rate, facts["bpp"], quality)
+    facts["target_missed"] = bool(missed)
+    if missed:
+        note(missed)
     if len(clips) > 1:
         facts["file"] = clips[0][1].parent
         facts["files"] = [
@@ -161,6 +167,15 @@ def _print_encoded(
         bpp = 8 * size / (n * source.height * source.width)
         words = f"wrote {out} ({size:,} bytes, {n} frames, {bpp:.3f} bits per pixel"
         stdout().print(f"{words}{shown if len(clips) == 1 else ''})", markup=False, soft_wrap=True)
+
+
+def _missed(rate: Rate, bpp: float, quality: float | None) -> str:
+    """A sentence where a target was not met, as with few frames or at the end of the scale; else nothing."""
+    if rate.bpp is not None and not 0.85 <= bpp / rate.bpp <= 1.15:
+        return f"{rate.bpp:g} bits per pixel were asked for; the closest here is {bpp:.3g}"
+    if rate.psnr is not None and quality is not None and abs(quality - rate.psnr) > 1:
+        return f"a luma PSNR of {rate.psnr:g} dB was asked for; the closest here is {quality:.2f} dB"
+    return ""
 
 
 def peak_memory() -> int | None:
@@ -186,8 +201,13 @@ def decode(
         from plisse.data.video_out import write_video
 
         source = open_clip(clip)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            timed = any(chunk.time is not None for chunk in source.chunks())
+        if timed and out.suffix.lower() not in (".mkv", ".mp4"):
+            note(f"the frame rate varies, {out.name} holds no times: frames come evenly")
         with _told_warnings():
-            n_frames = write_video(out, source.frames(start, sides), source.header.rate)
+            n_frames = write_video(out, source.frames(start, sides), source.header.rate, timed)
     if as_json:
         print_json({"file": out, "frames": n_frames, "peak_memory": peak_memory()})
         return
@@ -234,6 +254,7 @@ def inspect(clip: ClipIn, as_json: options.Json = False) -> None:
         "rate": float(header.rate), "colour": dataclasses.asdict(header.colour), "scheme": header.scheme,
         "numbers": header.numbers, "frames": len(chunks), "key_frames": len(keys), "key_bytes": sum(keys),
         "step_bytes": sum(steps), "bits_per_pixel": _bpp(sum(keys) + sum(steps), len(chunks), header),
+        "times_vary": any(chunk.time is not None for chunk in chunks),
         "chunks": [{"key": c.key, "bytes": c.length, "crf": c.crf, "offset": c.offset} for c in chunks],
     }  # fmt: skip
     if as_json:
@@ -244,6 +265,8 @@ def inspect(clip: ClipIn, as_json: options.Json = False) -> None:
         f"{len(chunks)} frames, {facts['bytes']:,} bytes, {facts['bits_per_pixel']:.3f} bits per pixel",
         f"{len(keys)} key frames of {_mean(keys):,.0f} bytes, {len(steps)} steps of {_mean(steps):,.0f}",
     ]
+    if facts["times_vary"]:
+        words.append("the frame rate varies: frames tell their times")
     stdout().print("\n".join(words), markup=False, soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -29,9 +29,10 @@ class Clip:
             return ClipReader(file).header
 
     def chunks(self) -> list[Chunk]:
-        """Of all whole frames; a warning where the file breaks off."""
+        """Of all whole frames, without payloads, so that a long clip is not held; a warning where the file
+        breaks off."""
         with open(self.path, "rb") as file:
-            return list(ClipReader(file))
+            return [replace(chunk, payload=b"") for chunk in ClipReader(file)]
 
     def frames(self, start: int = 0, size: tuple[int, int] | None = None) -> Iterator[Frame]:
         """Frames from `start` on, decoded from the key frame before. size: see `decode`."""

@@ -89,6 +89,8 @@ def _open_file(path: Path, chroma: Chroma) -> Video:
             raise InputError(f"{str(path)!r} without a single frame", expected="at least one frame")
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         notes = _changes(first, chroma, stream.average_rate, stream.guessed_rate)
+        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it apart from the frames
+            notes = ("transparency is left out", *notes)
         n_frames = stream.frames or None
         return Video(
             path, first.height, first.width, Fraction(rate), n_frames, colour_of(first), chroma, notes

@@ -22,16 +22,22 @@ CODECS = {".mkv": ("ffv1", {}), ".mp4": ("libx264", {"crf": "12", "preset": "med
 
 MATRIX_NUMBERS = {"bt601": 6, "bt709": 1, "bt2020": 9}  # ITU-T H.273, table 4
 
+TICKS = 90_000
+"""Parts of a second that times are told in."""
+
 Put = Callable[[Frame], None]
 
 
-def write_video(path: str | Path, frames: Iterable[Frame], rate: Fraction | float) -> int:
+def write_video(
+    path: str | Path, frames: Iterable[Frame], rate: Fraction | float, timed: bool = False
+) -> int:
     """Write `frames` at `rate` per second and return how many they were.
 
     path: ends in .y4m (the planes as they are), .mkv (FFV1, without loss) or .mp4 (H.264, lossy); anything
     without a suffix is a folder of frame_00000.png and so on. Frames are taken one by one, so that a long
     video needs no more memory than a short one. A file appears whole, when the last frame is in; a folder
-    must be new or empty.
+    must be new or empty. timed: frames come at their own times, to 1/90000 of a second (in .mkv to 1/1000),
+    counted from the first one, rather than evenly; .y4m and folders hold no times.
 
     Raises InputError for no frames, frames of several sizes or another suffix, OutputError where the disk
     does not take them.
@@ -45,7 +51,7 @@ def write_video(path: str | Path, frames: Iterable[Frame], rate: Fraction | floa
     if first is None:
         raise InputError("no frames to write", expected="at least one")
     try:
-        with writer(path, first, rate) as put:
+        with writer(path, first, rate, timed) as put:
             return _drain(chain([first], items), first, put)
     except OSError as error:
         raise OutputError(f"{str(path)!r}, which cannot be written ({error.strerror})") from error
@@ -61,7 +67,7 @@ def _drain(frames: Iterable[Frame], first: Frame, put: Put) -> int:
     return n_frames
 
 
-def _writer(path: Path) -> Callable[[Path, Frame, Fraction], Any]:
+def _writer(path: Path) -> Callable[[Path, Frame, Fraction, bool], Any]:
     suffix = path.suffix.lower()
     if suffix == ".y4m":
         return _y4m
@@ -86,7 +92,7 @@ def _aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _y4m(path: Path, first: Frame, rate: Fraction) -> Iterator[Put]:
+def _y4m(path: Path, first: Frame, rate: Fraction, timed: bool) -> Iterator[Put]:
     """YUV4MPEG2: a line of text, then for each frame the word FRAME and its planes."""
     layout = "444" if first.chroma == "444" else "420jpeg" if first.colour.full else "420mpeg2"
     height, width = first.size
@@ -102,7 +108,7 @@ def _put_planes(file: BinaryIO, frame: Frame) -> None:
 
 
 @contextmanager
-def _coded(path: Path, first: Frame, rate: Fraction) -> Iterator[Put]:
+def _coded(path: Path, first: Frame, rate: Fraction, timed: bool) -> Iterator[Put]:
     import av
 
     codec, options = CODECS[path.suffix.lower()]
@@ -112,8 +118,15 @@ def _coded(path: Path, first: Frame, rate: Fraction) -> Iterator[Put]:
         stream.pix_fmt = f"yuv{first.chroma}p"
         stream.codec_context.color_range = 2 if first.colour.full else 1
         stream.codec_context.colorspace = MATRIX_NUMBERS[first.colour.matrix]
+        tick = Fraction(1, TICKS) if timed else 1 / rate
+        stream.codec_context.time_base = tick
         count = iter(range(1 << 62))
-        yield lambda frame: container.mux(stream.encode(_picture(frame, next(count), 1 / rate)))
+
+        def put(frame: Frame) -> None:
+            place = round((frame.time - first.time) / tick) if timed else next(count)
+            container.mux(stream.encode(_picture(frame, place, tick)))
+
+        yield put
         container.mux(stream.encode(None))
 
 
@@ -132,7 +145,7 @@ def _picture(frame: Frame, index: int, tick: Fraction) -> Any:
 
 
 @contextmanager
-def _folder(path: Path, first: Frame, rate: Fraction) -> Iterator[Put]:
+def _folder(path: Path, first: Frame, rate: Fraction, timed: bool) -> Iterator[Put]:
     path.mkdir(parents=True, exist_ok=True)
     if any(path.iterdir()):
         raise InputError(f"folder {str(path)!r}, which is not empty", expected="a new or an empty folder")
