@@ -127,12 +127,9 @@ def plan(small: bool = False) -> list[tuple[str, str]]:
     """rule, set."""
     if small:
         return [("MSE", TEST_SET)]
-    first = [(rule, TEST_SET) for rule in SCORED]
-    return [
-        *first,
-        *((rule, CHOICE_SET) for rule in RULES),
-        *((rule, label) for label in (HELD_SET, JPEG_SET) for rule in SCORED),
-    ]
+    sets = (TEST_SET, CHOICE_SET, HELD_SET, JPEG_SET)
+    first = [(rule, label) for label in sets for rule in SCORED]
+    return [*first, *((rule, CHOICE_SET) for rule in RULES if rule not in SCORED)]
 
 
 @cache
