@@ -51,7 +51,7 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
     for setting in ("W4A4 trained", "W2A4 trained"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
     for seed in (1, 2):
-        for setting in ("W2", "W3", "W4A4"):
+        for setting in ("W2", "W3", "W4A4", "W4A4 ranges", "W4A8 ranges"):
             yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
     for setting in ("W4A8 ranges", "W4A4 ranges"):
         yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
