@@ -28,10 +28,6 @@ def number(n: int) -> tuple[int, int]:
     return n, os.getpid()
 
 
-def broken() -> None:
-    raise InputError("a task", expected="another")
-
-
 @pytest.fixture(autouse=True)
 def quiet_clusters():
     """Clusters warn of what is theirs."""
@@ -196,11 +192,11 @@ def open_header():
 @pytest.mark.parametrize("backend", ["loky", "dask", "ray"])
 def test_real_workers(clips, backend):
     pytest.importorskip({"dask": "distributed"}.get(backend, "joblib" if backend == "loky" else backend))
-    found = list(fanned([partial(number, n) for n in range(4)], 2, backend))
-    assert [n for n, _ in found] == [0, 1, 2, 3]
-    assert os.getpid() not in {process for _, process in found}
-    with pytest.raises(InputError, match="a task"):
-        list(fanned([broken, broken], 2, backend))
+    found = list(fanned([partial(divmod, 7, n) for n in (1, 2, 3)] + [os.getpid], 2, backend))
+    assert found[:3] == [(7, 0), (3, 1), (2, 1)]
+    assert found[3] != os.getpid()
+    with pytest.raises(InputError, match="does not exist"):
+        list(fanned([partial(open_video, "/nowhere.mkv")] * 2, 2, backend))
     if backend != "loky":
         encode_files(clips, TINY, jobs=2, backend=backend)
         assert [path.read_bytes() for _, path in clips] == [whole(source, TINY) for source, _ in clips]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from plisse.errors import InputError
+from plisse.errors import InputError, PlisseError
 
 BACKENDS = ("loky", "dask", "ray")
 """Local processes; a Dask cluster; a Ray cluster."""
@@ -41,13 +41,27 @@ def _parallel(tasks: Sequence[Callable[[], Result]], jobs: int, backend: str) ->
     import joblib
 
     with _cluster(backend, jobs), joblib.parallel_config(backend, n_jobs=jobs):
-        if backend == "ray":  # whose pool gives results of a round together
-            with joblib.Parallel(batch_size=1) as parallel:
-                for at in range(0, len(tasks), jobs):
-                    yield from parallel(joblib.delayed(_run)(task) for task in tasks[at : at + jobs])
+        if backend == "ray":
+            yield from _in_rounds(tasks, jobs)
             return
         found = joblib.Parallel(return_as="generator", batch_size=1)(joblib.delayed(_run)(t) for t in tasks)
         with contextlib.closing(found):
+            yield from found
+
+
+def _in_rounds(tasks: Sequence[Callable[[], Result]], jobs: int) -> Iterator[Result]:
+    """As many tasks at a time as there are jobs: Ray's pool gives the results of a round together."""
+    import joblib
+    from ray.exceptions import RayTaskError
+
+    with joblib.Parallel(batch_size=1) as parallel:
+        for at in range(0, len(tasks), jobs):
+            try:
+                found = parallel(joblib.delayed(_run)(task) for task in tasks[at : at + jobs])
+            except RayTaskError as error:
+                if isinstance(cause := getattr(error, "cause", None), PlisseError):
+                    raise cause from error
+                raise
             yield from found
 
 
