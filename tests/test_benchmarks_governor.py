@@ -128,12 +128,22 @@ def test_the_table_shows_every_row() -> None:
         "load_processes": 4,
         "profile": [{"point": "a", "cost": {"latency": 0.01}, "score": 0.9}],
         "governor": {"switches": 3, "taken_back": 0},
-        "rounds": [{"policy": "governor", "others": 0.8}, {"policy": "largest", "others": 1.6}],
+        "rounds": [
+            {"policy": "governor", "others": 0.8, "missed": 0.0},
+            {"policy": "largest", "others": 1.6, "missed": 0.25},
+            {"policy": "smallest", "others": 1.6, "missed": 0.4},
+        ],
         "results": {name: summary(rows, SCRIPT) for name in tables.NAMES},
     }
     shown = tables.section(data)
     assert shown.count("\n| ") == 4
-    assert "took 5 to 10 % of the 16 core seconds" in " ".join(shown.split())
+    assert "used 1 to 2 core seconds in a turn" in " ".join(shown.split())
     assert "Another run, due in 50 ms" in tables.section(data, data)
-    for words in ("governor |", "largest, fixed | 50.0 %", "due in 50 ms", "a (10.0 ms, 90.0 %"):
+    for words in (
+        "governor |",
+        "largest, fixed | 50.0 % | 25.0 %",
+        "the smallest was late in 40 %",
+        "due in 50 ms",
+        "a (10.0 ms, 90.0 %",
+    ):
         assert words in shown

@@ -167,6 +167,18 @@ def run(chosen: argparse.Namespace, setting: Setting, name: str) -> None:
         write(name, {k: v for k, v in data.items() if k != "machine"})
 
 
+def machine(chosen: argparse.Namespace, name: str) -> None:
+    """Times of switches or of widths, network by network."""
+    rows: list[Row] = []
+    repeats = {"resnet20": 15, "cPreResNet20": 15, "resnet18": 5}
+    for network in ("resnet20",) if chosen.small else repeats:
+        measured = switch_times if chosen.part == "switch" else width_latency
+        rows += measured(network, 7 if chosen.small else repeats[network])
+        data = {**known(name), chosen.part: rows}
+        write(name, {k: v for k, v in data.items() if k != "machine"})
+        print(json.dumps(rows[-1]), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a few steps and images")
@@ -183,12 +195,7 @@ def main() -> None:
     chosen = parser.parse_args()
     name = "subspace_small" if chosen.small else "subspace"
     if chosen.part != "spectra":
-        measured = switch_times if chosen.part == "switch" else width_latency
-        names = ("resnet20",) if chosen.small else ("resnet20", "cPreResNet20", "resnet18")
-        rows = [row for network in names for row in measured(network, 7 if chosen.small else 15)]
-        print(json.dumps(rows, indent=1))
-        data = {**known(name), chosen.part: rows}
-        write(name, {k: v for k, v in data.items() if k != "machine"})
+        machine(chosen, name)
         return
     steps = chosen.steps or (SMALL_STEPS if chosen.small else STEPS)
     images = read_validation(data_set("cifar10")).take(np.arange(4000, 4100 if chosen.small else 5000))

@@ -55,9 +55,9 @@ def spectra(net: nn.Module, images: Tensor) -> dict[str, Subspace]:
 
 
 def switch_times(name: str, repeats: int) -> list[dict[str, Any]]:
-    """Seconds per switch, measured in turns: to a network that is held; to one that is made; by loading a
-    separate safetensors file into a network of the right shapes, or a separate .plisse file; by a sort of
-    every layer."""
+    """Seconds that a switch computes, measured in turns: to a network that is held; to one that is made; by
+    loading a separate safetensors file into a network of the right shapes, or a separate .plisse file; by a
+    sort of every layer."""
     origin, images = networks()[name]
     with tempfile.TemporaryDirectory() as folder:
         return [
@@ -83,7 +83,7 @@ def _switch_row(name: str, subspace: Subspace, images: Tensor, repeats: int, fol
     }
     if axis == "sparsity":
         runs["sort of every layer"] = _sorted(subspace.wrapped.model)
-    times = interleaved(runs, images, repeats=repeats, warmup=2)
+    times = interleaved(runs, images, repeats=repeats, warmup=2, clock=time.process_time)
     return {
         "network": name,
         "axis": axis,
