@@ -44,8 +44,8 @@ The same script for every row, in {turns} turns each. Points: {points}.
 
 Accuracy is that of all answers, late ones too; "median turn" is the share of late answers in the middle one
 of the turns. The governor switched {governor["switches"]} times; of its rises, {back} were taken back
-within the same phase. Programs beside the benchmark used {min(others):.0f} to {max(others):.0f} core seconds in a
-turn{_slow(data)}.
+within the same phase. Programs beside the benchmark used {min(others):.0f} to {max(others):.0f} core
+seconds in a turn{_slow(data)}.
 
 The networks saw the images of `val` when they were trained, so that only the order of these scores means
 something.
