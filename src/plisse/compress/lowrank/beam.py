@@ -40,6 +40,10 @@ class BeamSearch:
     whatever the number of layers. A round of exchanges is about 2 * layers * len(levels) runs.
     Measured by `python -m benchmarks.lowrank`.
 
+    Losses found are those of the images judged on, and too good where little is lost: ResNet-56 with 40 %
+    removed, chosen on 256 images, diverges by 0.023 there and by 0.059 on others (still less than with any
+    other selector; `python -m benchmarks.lowrank.unseen`). More `batches` help most there.
+
     progress: called with the share removed so far. checkpoint: a small JSON file, written after each depth; a
     search that was stopped goes on from there to the same answer.
     """
