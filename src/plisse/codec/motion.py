@@ -30,8 +30,10 @@ def enlarged(plane: np.ndarray) -> np.ndarray:
     >>> enlarged(np.full((2, 2), 3, np.uint8)).tolist()[0]
     [192, 192, 192, 192, 192, 192, 192, 192]
     """
-    wide = _along(plane.astype(np.int32), 1)
-    return ((_along(wide, 0) + UNIT // 2) >> 6).astype(np.int16)
+    wide = _along(_along(plane.astype(np.int32), 1), 0)
+    wide += UNIT // 2
+    wide >>= 6
+    return wide.astype(np.int16)
 
 
 def _along(plane: np.ndarray, axis: int) -> np.ndarray:

@@ -25,6 +25,8 @@ CHANNELS = 16
 MARGIN = 3
 START = Path(__file__).parent / "refiner.bin"
 MIDDLE = 128.0
+STRIPE = 64
+"""Rows that are refined at a time: convolutions in float64 hold 9 x 16 numbers for every pixel."""
 
 
 class Refiner(nn.Module):
@@ -38,6 +40,12 @@ class Refiner(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = F.pad(x[None, None], (MARGIN,) * 4, mode="replicate")
+        rows, step = x.shape[0], x.shape[0] if torch.is_grad_enabled() else STRIPE
+        parts = [self._inside(wide[:, :, at : at + step + 2 * MARGIN]) for at in range(0, rows, step)]
+        return torch.cat(parts)
+
+    def _inside(self, wide: Tensor) -> Tensor:
+        """What is added to the pixels that are `MARGIN` or more away from the border."""
         weight = self.first.weight
         flat = weight - weight.mean((1, 2, 3), keepdim=True)
         hidden = F.relu(self.second(F.relu(F.conv2d(wide, flat, self.first.bias))))
