@@ -115,7 +115,9 @@ def _named(row: Row) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{1e3 * seconds:.3g}"
+    if seconds is None:
+        return "–"
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
