@@ -159,6 +159,7 @@ def test_a_sentence_encoder_gets_sentences(tmp_path: Path) -> None:
     done = plisse("compress", f"hf:{folder}", *given)
     assert done.exit_code == 0, done.output
     assert "cosine to the original" in " ".join(done.stdout.lower().split())
+    assert "no score of a task" in " ".join(done.output.split())
     text = report.read_text(encoding="utf-8")
     assert "sequences of tokens" in text
     assert "<li>" in text

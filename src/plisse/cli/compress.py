@@ -12,13 +12,13 @@ from plisse.cli.failures import reported
 from plisse.cli.nodata import (
     KIND,
     NONE,
-    SCORE_NOTE,
     Keep,
     Samples,
     Scheme,
     Shape,
     check_no_data,
     made_samples,
+    score_note,
 )
 from plisse.cli.opening import kind, open_named_task, open_network
 from plisse.cli.output import check_outputs, counted, print_json, stdout, working
@@ -185,7 +185,7 @@ def compress(
             write_report(result, report, title=title, exhibits=(made.exhibit,) if made is not None else ())
     _show(result, out, report, as_json)
     if made is not None and not as_json:
-        remark(SCORE_NOTE)
+        remark(score_note(made))
 
 
 def _allowed(model: str, allow: list[str] | None) -> tuple[str, ...]:

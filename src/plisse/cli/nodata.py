@@ -27,9 +27,13 @@ SHAPES = {"digits_cnn": (1, 8, 8), "resnet20": (3, 32, 32), "resnet56": (3, 32, 
 SHAPE = re.compile(r"\d{1,5}(x\d{1,5}){0,3}")
 BATCH = 64  # images that are made together
 SENTENCES_SHOWN = 12
-SCORE_NOTE = (
+AGREEMENT_NOTE = (
     "agreement on made samples is no accuracy, and falls faster: they often lie between classes; score the "
     "file on data of yours with plisse evaluate"
+)
+COSINE_NOTE = (
+    "nearness to the original on drawn sentences is no score of a task; score the file on sentences of yours "
+    "with plisse evaluate"
 )
 
 
@@ -80,6 +84,11 @@ class Made:
 
     task: Task
     exhibit: Exhibit
+
+
+def score_note(made: Made) -> str:
+    """What the score does not say."""
+    return COSINE_NOTE if "cosine" in made.task.score.name else AGREEMENT_NOTE
 
 
 def check_no_data(data: str | None, task: str, **needy: object) -> None:
