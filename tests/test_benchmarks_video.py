@@ -122,7 +122,7 @@ def test_tables_show_every_row() -> None:
     text = section({"rows": rows(), **derived(rows())})
     for words in (
         "| a/8 | warp medium | 27.0 to 33.0 | 1.10 | 1.10 | - |",
-        "-50 %",
+        "-50 % | 0.20 to 0.20 (2 of 2) | 0.20 to 0.20 |",
         "siren fast steps is -1.0 dB",
     ):
         assert words in text

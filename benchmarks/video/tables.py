@@ -161,13 +161,22 @@ def section(data: dict[str, Any]) -> str:
         _table(("clip", "codec", "luma PSNR", "bytes / x264", "largest", "bytes / x265"), _ratios(data)),
     ]
     if data.get("stepping"):
-        head = ("clip", "codec", "luma PSNR", "BD-rate", "step / own network", "bits a weight: key", "step")
+        head = (
+            "clip",
+            "codec",
+            "luma PSNR",
+            "BD-rate",
+            "step / own network",
+            "at one number",
+            "bits a weight: key",
+            "step",
+        )
         parts += [STEPS, _table(head, _stepping(data))]
         parts += ["\n".join(_equal(data))]
     some = [row for row in data["rows"] if row["part"] == "files"]
     if some:
-        head = ("file", "codec", "frames", "same frames", "bytes / ideal: key", "steps", "file")
-        parts += [FILES, _table(head, map(_file, some))]
+        titles = ("file", "codec", "frames", "same frames", "bytes / ideal: key", "steps", "file")
+        parts += [FILES, _table(titles, map(_file, some))]
     for row in data["rows"]:
         if row["part"] == "speed":
             parts += [SPEED, _table(("scheme", "1 thread", "2 threads"), _speeds(row))]
@@ -181,7 +190,8 @@ text that they write about themselves. Geometric means, and the largest, of our 
 other curve; "carphone/30" is the first 30 frames. `warp` was tuned on the first 8 frames of carphone; which
 clips the first weights of its refiner were fitted to is not on record."""
 STEPS = """Weight steps against networks of their own (of the first frame, and of every fourth one): BD-rate
-of the whole clip, and bytes of a step over those of a network of the same luma PSNR."""
+of the whole clip, and bytes of a step over those of a network of the same luma PSNR (at so many of the
+rates; at others none was as good or as bad), and over those at the same quality number."""
 FILES = """Files in fresh processes, with one thread and with two; and bytes over the bits that the models ask
 for, -sum log2 p: of what the scheme writes for key frames and for steps, and of the whole file with its
 checksums and lengths."""
@@ -204,6 +214,12 @@ def _span(values: Sequence[float | None], form: str = ".2f") -> str:
     return f"{min(some):{form}} to {max(some):{form}}" if some else "-"
 
 
+def _some(values: Sequence[float | None]) -> str:
+    """Least to largest, and how many there are."""
+    n_found = sum(value is not None for value in values)
+    return f"{_span(values)} ({n_found} of {len(values)})" if n_found else "-"
+
+
 def _ratios(data: dict[str, Any]) -> Iterable[Sequence[str]]:
     for row in data["ratios"]:
         cells = (row["x264 slow luma"], row["x264 slow worst"], row["x265 slow luma"])
@@ -214,7 +230,8 @@ def _stepping(data: dict[str, Any]) -> Iterable[Sequence[str]]:
     for row in data["stepping"]:
         yield (
             row["clip"], row["codec"], _span(row["lumas"], ".1f"),
-            "-" if row["bd_rate"] is None else f"{row['bd_rate']:.0f} %", _span(row["shares"]),
+            "-" if row["bd_rate"] is None else f"{row['bd_rate']:.0f} %", _some(row["shares"]),
+            _span(row["shares_same_number"]),
             _span(row["key_bits_per_weight"]), _span(row["step_bits_per_weight"]),
         )  # fmt: skip
 
