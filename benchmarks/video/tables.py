@@ -39,7 +39,7 @@ def curves(rows: list[Row]) -> Curves:
     found: Curves = {}
     for row in rows:
         if row["part"] in CURVES:
-            fields = {field.name: row[field.name] for field in dataclasses.fields(Point)}
+            fields = {field.name: row[field.name] for field in dataclasses.fields(Point) if field.name in row}
             found.setdefault((row["clip"], row["codec"]), []).append(Point(**fields))
     return {key: sorted(points, key=lambda point: point.luma) for key, points in found.items()}
 
