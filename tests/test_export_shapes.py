@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import pytest
 import torch
@@ -78,7 +80,8 @@ def test_layers_ask_for_no_sizes() -> None:
     assert len(after) < len(before)
 
 
-def test_files_with_operators_of_unknown_sizes_stay() -> None:
+def test_files_with_operators_of_unknown_sizes_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     strange = onnx.helper.make_node("Strange", ["x"], ["y"], domain="nobody")
     turn = onnx.helper.make_node("Reshape", ["y", "sizes"], ["z"])
     wanted = onnx.helper.make_tensor("sizes", onnx.TensorProto.INT64, [1], [-1])
@@ -87,6 +90,7 @@ def test_files_with_operators_of_unknown_sizes_stay() -> None:
     domains = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("nobody", 1)]
     data = onnx.helper.make_model(graph, opset_imports=domains).SerializeToString()
     assert kinds(with_plain_shapes(data)) == ["Strange", "Reshape"]
+    assert not list(tmp_path.iterdir())  # nothing is left behind
 
 
 def test_two_sizes_that_would_follow_are_left_to_run_time() -> None:

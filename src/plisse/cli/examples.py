@@ -42,6 +42,7 @@ COMPRESS: Examples = (
 )
 VIDEO_ENCODE: Examples = (
     ("a clip", "plisse video encode in.mp4 -o clip.plv"),
+    ("several clips, two processes", "plisse video encode a.mp4 b.mp4 -o clips --jobs 2"),
     ("to a quality, searching longer", "plisse video encode in.mp4 -o clip.plv --psnr 34 --preset slow"),
     ("as a coordinate network and its weight steps", "plisse video encode in.y4m -o clip.plv --scheme siren"),
 )
@@ -50,7 +51,10 @@ VIDEO_DECODE: Examples = (
     ("a coordinate network, four times as large", "plisse video decode clip.plv -o out.mkv --size 704x576"),
 )
 VIDEO_INSPECT: Examples = (("frames and bytes", "plisse video inspect clip.plv"),)
-VIDEO_COMPARE: Examples = (("the first 8 frames", "plisse video compare in.mp4 --frames 8"),)
+VIDEO_COMPARE: Examples = (
+    ("the first 8 frames", "plisse video compare in.mp4 --frames 8"),
+    ("as a page", "plisse video compare in.mp4 --report compare.html"),
+)
 DEMO: Examples = (("into ./plisse-demo", "plisse demo"), ("somewhere else", "plisse demo --out DIR"))
 INSPECT: Examples = (
     ("sizes and codings of the largest tensors", "plisse inspect small.plisse"),

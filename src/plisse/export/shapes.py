@@ -26,12 +26,15 @@ def with_plain_shapes(data: bytes) -> bytes:
     """
     onnx, tool = optional("onnx"), optional("onnxruntime.tools.symbolic_shape_infer")
     model = onnx.load_from_string(data)
+    inference = tool.SymbolicShapeInference(2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
     try:
-        with silence():
-            known = tool.SymbolicShapeInference.infer_shapes(model, auto_merge=True)
+        with silence():  # step by step, since the function for all steps leaves files where sizes are missing
+            inference._preprocess(model)
+            while inference.run_:
+                inference._infer_impl()
     except Exception:  # of no common base, for operators that it does not know
         return data
-    _Plainer(model.graph, _sizes(known.graph), onnx).run()
+    _Plainer(model.graph, _sizes(inference.out_mp_.graph), onnx).run()
     return bytes(model.SerializeToString())
 
 
