@@ -237,11 +237,6 @@ def signed(difference: list[float]) -> str:
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _governor(data: dict[str, Any]) -> str:
-    path = RESULTS / "governor_disturbed.json"
-    return governor.section(data, *([json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []))
-
-
 SECTIONS = {
     "cifar": cifar,
     "minilm": minilm,
@@ -263,7 +258,7 @@ SECTIONS = {
     "sphere": sphere.section,
     "video_small": video.section,
     "subspace": subspace.section,
-    "governor": _governor,
+    "governor": governor.section,
     "integer": integer,
     "coder": coder,
     "latency": latency,
