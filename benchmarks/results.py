@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import mixed_tables, nodata_tables, video
+from benchmarks.datafree import command as datafree_command
+from benchmarks.datafree import ranges as datafree_ranges
 from benchmarks.datafree import tables as datafree
 from benchmarks.governor import tables as governor
 from benchmarks.lowrank import tables as lowrank
@@ -247,11 +249,14 @@ SECTIONS = {
     "peers": peers_tables.section,
     "joint": lowrank.joint,
     "lowrank": lowrank.selectors,
+    "lowrank_unseen": lowrank.unseen,
     "lowrank_training": lowrank.training,
     "lowrank_tensors": lowrank.tensors,
     "lowrank_widths": lowrank.widths,
     "lowrank_peers": lowrank.peers,
     "datafree": datafree.section,
+    "datafree_ranges": datafree_ranges.table,
+    "datafree_command": datafree_command.table,
     "datafree_text": nodata_tables.text,
     "datafree_peers": nodata_tables.peers,
     "similarity": nodata_tables.similarity,
