@@ -33,6 +33,7 @@ from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.ranges import MinMax
 from plisse.compress.quantize.rated import RateQuantize
 from plisse.compress.quantize.small import CompactSmall
+from plisse.compress.quantize.states import RoundStates
 from plisse.compress.recipe import STEPS, dump_recipe, parse_recipe
 from plisse.compress.smooth import ActivationAware, Smooth
 from plisse.compress.sphere.canonicalize import Canonicalize
@@ -79,6 +80,7 @@ CASES = [
     LearnedPrecision(4, search=Aware(steps=3)),
     SearchedPrecision(MixedPrecision("bytes=0.5x", bits=(2, 4, 8)), rounds=2, samples=3),
     chain(Incoherent(), Quantize(bits=3)),
+    chain(RoundStates(bits=4), Quantize(bits=3)),
     chain(FoldBatchNorm(), Canonicalize(Unbounded()), Quantize(grid=SharedGrid(3))),
 ]
 
