@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from plisse.core.batch import Batch, BatchList
@@ -13,7 +15,7 @@ from plisse.train.history import History
 from plisse.train.loop import State, fit
 from plisse.train.objectives import weighted
 from plisse.train.optimizers import SGD
-from plisse.train.processes import share
+from plisse.train.processes import launch, share
 from plisse.train.task import cross_entropy
 
 
@@ -72,6 +74,28 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     again, found = train(2, tmp_path / "run.safetensors")
     assert torch.equal(again[0].weight, two[0].weight)
     assert found == history
+
+
+def raises(fabric: Fabric) -> None:
+    raise WeightsError("nan in step 7", expected="finite losses", hint="a lower rate")
+
+
+class Aborts:
+    """Starts processes that end before they can hand over what they return."""
+
+    global_rank = 0
+    world_size = 1
+
+    def launch(self, work: Callable[[object], object]) -> None:
+        work(self)
+        raise RuntimeError("process 0 terminated with signal SIGABRT")
+
+
+def test_an_error_survives_a_process_that_aborts() -> None:
+    with pytest.raises(WeightsError, match="nan in step 7"):
+        launch(Aborts(), raises)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="SIGABRT"):
+        launch(Aborts(), lambda fabric: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

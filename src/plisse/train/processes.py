@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from lightning_fabric import Fabric
 from torch import Tensor, distributed
@@ -15,6 +18,7 @@ from plisse.core.batch import Batch, map_inputs, n_samples
 from plisse.errors import InputError, PlisseError
 
 PORT = "MASTER_PORT"
+ERROR = ".error"
 
 
 def share(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
@@ -55,12 +59,20 @@ def launch(fabric: Fabric, work: Callable[[Fabric], None]) -> None:
     Errors of Plissé are raised here as they were there; any other error of `work` comes as torch's
     ProcessRaisedException, which carries its traceback as text.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        _launch(fabric, work, Path(folder))
+
+
+def _launch(fabric: Fabric, work: Callable[[Fabric], None], folder: Path) -> None:
+    """folder: where a process leaves its error, should it abort before it can hand it over."""
     port = os.environ.get(PORT)
     try:
-        failure = fabric.launch(partial(_attempt, work))
+        failure = fabric.launch(partial(_attempt, work, folder))
     except PlisseError:
         raise
     except Exception as error:  # what cannot be sent fails with one of several types; the text tells
+        if (left := _left(folder)) is not None:
+            raise left from error
         if "pickle" not in str(error):
             raise
         raise InputError(
@@ -77,13 +89,25 @@ def launch(fabric: Fabric, work: Callable[[Fabric], None]) -> None:
         raise failure
 
 
-def _attempt(work: Callable[[Fabric], None], fabric: Fabric) -> PlisseError | None:
+def _attempt(work: Callable[[Fabric], None], folder: Path, fabric: Fabric) -> PlisseError | None:
     try:
         work(fabric)
     except PlisseError as error:
+        part = folder / f"{fabric.global_rank}.part"
+        part.write_bytes(pickle.dumps(error))
+        part.rename(part.with_suffix(ERROR))
         return error
     finally:
         _leave(fabric)
+    return None
+
+
+def _left(folder: Path) -> PlisseError | None:
+    """The error of the first process that left one. The folder is our own, so that its files are ours."""
+    for path in sorted(folder.glob(f"*{ERROR}")):
+        found = pickle.loads(path.read_bytes())
+        if isinstance(found, PlisseError):
+            return found
     return None
 
 
