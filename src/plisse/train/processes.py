@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, distributed
 
+from plisse import errors
 from plisse.core.batch import Batch, map_inputs, n_samples
 from plisse.errors import InputError, PlisseError
 
@@ -94,7 +96,8 @@ def _attempt(work: Callable[[Fabric], None], folder: Path, fabric: Fabric) -> Pl
         work(fabric)
     except PlisseError as error:
         part = folder / f"{fabric.global_rank}.part"
-        part.write_bytes(pickle.dumps(error))
+        words = {key: value for key, value in vars(error).items() if isinstance(value, (str, int))}
+        part.write_text(json.dumps({"kind": type(error).__name__, "words": words}), encoding="utf-8")
         part.rename(part.with_suffix(ERROR))
         return error
     finally:
@@ -103,11 +106,12 @@ def _attempt(work: Callable[[Fabric], None], folder: Path, fabric: Fabric) -> Pl
 
 
 def _left(folder: Path) -> PlisseError | None:
-    """The error of the first process that left one. The folder is our own, so that its files are ours."""
+    """The error of the first process that left one."""
     for path in sorted(folder.glob(f"*{ERROR}")):
-        found = pickle.loads(path.read_bytes())
-        if isinstance(found, PlisseError):
-            return found
+        found = json.loads(path.read_text(encoding="utf-8"))
+        kind: Any = getattr(errors, found["kind"], PlisseError)
+        error: PlisseError = kind(**found["words"])
+        return error
     return None
 
 
