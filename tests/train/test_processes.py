@@ -80,6 +80,10 @@ def raises(fabric: Fabric) -> None:
     raise WeightsError("nan in step 7", expected="finite losses", hint="a lower rate")
 
 
+def breaks(fabric: Fabric) -> None:
+    raise FormatError("a cut file", offset=7)
+
+
 class Aborts:
     """Starts processes that end before they can hand over what they return."""
 
@@ -94,6 +98,10 @@ class Aborts:
 def test_an_error_survives_a_process_that_aborts() -> None:
     with pytest.raises(WeightsError, match="nan in step 7"):
         launch(Aborts(), raises)  # type: ignore[arg-type]
+    with pytest.raises(FormatError) as found:
+        launch(Aborts(), breaks)  # type: ignore[arg-type]
+    assert str(found.value) == "got a cut file at byte 7"
+    assert found.value.offset == 7
     with pytest.raises(RuntimeError, match="SIGABRT"):
         launch(Aborts(), lambda fabric: None)  # type: ignore[arg-type]
 

@@ -96,8 +96,9 @@ def _attempt(work: Callable[[Fabric], None], folder: Path, fabric: Fabric) -> Pl
         work(fabric)
     except PlisseError as error:
         part = folder / f"{fabric.global_rank}.part"
-        words = {key: value for key, value in vars(error).items() if isinstance(value, (str, int))}
-        part.write_text(json.dumps({"kind": type(error).__name__, "words": words}), encoding="utf-8")
+        words = {key: value if isinstance(value, (str, int)) else None for key, value in vars(error).items()}
+        kept = {"kind": type(error).__name__, "text": str(error), "words": words}
+        part.write_text(json.dumps(kept), encoding="utf-8")
         part.rename(part.with_suffix(ERROR))
         return error
     finally:
@@ -110,7 +111,9 @@ def _left(folder: Path) -> PlisseError | None:
     for path in sorted(folder.glob(f"*{ERROR}")):
         found = json.loads(path.read_text(encoding="utf-8"))
         kind: Any = getattr(errors, found["kind"], PlisseError)
-        error: PlisseError = kind(**found["words"])
+        error: PlisseError = kind.__new__(kind)
+        error.args = (found["text"],)
+        vars(error).update(found["words"])
         return error
     return None
 
