@@ -72,7 +72,7 @@ class DynamicLinear(nn.Module):
         if self.kernels:
             done = rescale(total, scale.float(), p.bias, widths)
         else:
-            done = list(torch.addcmul(p.bias, total, scale).split(widths, 1))
+            done = torch.addcmul(p.bias, total, scale).split(widths, 1)
         return [part.reshape(*x.shape[:-1], part.shape[1]) for part in done]
 
     def symbols(self, x: Tensor) -> Rounded:
