@@ -12,6 +12,7 @@ NAMES = (
     "latency",
     "quantization",
     "quantization_training",
+    "recurrent",
     "mixed_precision",
     "integer",
     "joint",

@@ -97,6 +97,25 @@ split. The files hold the tokenizer too.
     return text + table(head, rows)
 
 
+def recurrent(data: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["layer"],
+            row["method"],
+            f"{row['bytes']:,}",
+            f"{100 * row['score']:.2f}",
+            signed(row["difference"]),
+        )
+        for row in data["rows"]
+    ]
+    text = """## Recurrent networks (`python -m benchmarks.recurrent`)
+
+96 units read MNIST images row by row; rounded after training, without training again. A GRU has no cells.
+
+"""
+    return text + table(("layer", "bits", "bytes", "accuracy", "difference"), rows)
+
+
 def coder(data: dict[str, Any]) -> str:
     rows = [
         (
@@ -245,6 +264,7 @@ SECTIONS = {
     "quantization_resnet20": quantization,
     "quantization_minilm": quantization,
     "quantization_training": training,
+    "recurrent": recurrent,
     "mixed_precision": mixed_tables.section,
     "peers": peers_tables.section,
     "joint": lowrank.joint,

@@ -38,6 +38,7 @@ from plisse.adapt.statistics import measure_statistics, statistic_names
 from plisse.adapt.subspace import Subspace
 from plisse.adapt.train import train_subspace
 from plisse.adapt.width import width_space
+from plisse.compress.finetune import distilled
 from plisse.core import modules
 from plisse.core.batch import Batches, BatchList
 from plisse.data.cifar10 import read_validation
@@ -51,6 +52,7 @@ from plisse.train.task import Task
 from plisse.train.tasks import open_task
 
 STEPS, SMALL_STEPS, STATISTICS = 150, 4, 8
+TEMPERATURE = 4.0
 Row = dict[str, Any]
 
 
@@ -73,7 +75,7 @@ def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
     """Train, write, and score every point, once for each way to come by statistics."""
     weights = None if setting.scratch else data_set("models", "cifar10_resnet20.safetensors")
     net = open_model("resnet20", weights=weights)
-    subspace = method.make(net, setting.task)
+    subspace = method.make(modules.clone(net), setting.task)
     path, seconds = None, 0.0
     if setting.files is not None and method.trains:
         setting.files.mkdir(parents=True, exist_ok=True)
@@ -81,7 +83,7 @@ def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
     if method.trains:
         history = train_subspace(
             subspace,
-            setting.task,
+            distilled(setting.task, net, TEMPERATURE) if method.teacher else setting.task,
             steps=setting.steps,
             schedule=method.schedule,
             distill=method.distill,

@@ -29,7 +29,8 @@ class Method:
     statistics of a point come about, each a row: "stored" in the table, "recalibrated" on training images at
     the moment of switching, "shared" with the largest point, "between" a table of SOME_WIDTHS only.
     passes: the learning rate grows by it, where the points of a step differ so much that each has to weigh as
-    much as where it is trained alone: the loss is the mean over them."""
+    much as where it is trained alone: the loss is the mean over them. teacher: every point, the largest too,
+    learns the class probabilities of the network that training starts from (temperature 4, no labels)."""
 
     name: str
     axis: str
@@ -39,6 +40,7 @@ class Method:
     trains: bool = True
     scored: tuple[str, ...] = ("stored",)
     passes: int = 1
+    teacher: bool = False
 
 
 def methods() -> tuple[Method, ...]:
@@ -52,6 +54,8 @@ def methods() -> tuple[Method, ...]:
         Method("standard network", "width", width, ONE, trains=False, scored=("recalibrated", "shared")),
         Method("standard network", "bits", bits, ONE, trains=False, scored=("recalibrated",)),
         Method("standard network, trained as long", "width", alone("width", 1.0), ONE),
+        Method("point, listed and teacher", "sparsity", sparsity, sparse, passes=3, teacher=True),
+        Method("point, sandwich and teacher", "width", width, sandwich, scored=WAYS, passes=4, teacher=True),
         Method("point, listed and distillation", "sparsity", sparsity, sparse, distill=1.0, passes=3),
         *(each_alone("sparsity")),
         Method("point, sandwich and distillation", "width", width, sandwich, 1.0, scored=WAYS, passes=4),

@@ -147,12 +147,12 @@ def recurrent(bits: int = 8, states: int | None = None) -> Chain:
     """Recurrent networks: the matrices of LSTM, GRU and plain recurrent layers, and all other weights, with
     one scale per row, that is per unit of each gate (He et al. 2016, section 3; Alom et al. 2018).
 
-    bits: 2 to 8. states: bits of hidden states and cells, 2 to 16, None for float, in which torch runs a
-    layer at once rather than step by step. Gates and biases stay in float. Leaves out: binary codes, which
-    are `Quantize(grid=...)` with the alternating code of Xu et al. 2018 at 2 and 3 bits.
+    bits: 2 to 8. states: bits of hidden states, 2 to 16, beside cells of 16 bits; None for float, in which
+    torch runs a layer at once rather than step by step. Gates and biases stay in float. Leaves out: binary
+    codes, which are `Quantize(grid=...)` with the alternating code of Xu et al. 2018 at 2 and 3 bits.
     """
     weights = Quantize(bits=bits)
-    return chain(weights) if states is None else chain(RoundStates(states, states), weights)
+    return chain(weights) if states is None else chain(RoundStates(states), weights)
 
 
 def embeddings(model: nn.Module, bits: int = 4, group: int = 0) -> Chain:
