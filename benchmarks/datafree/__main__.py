@@ -50,6 +50,8 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
     for setting in ("W4A4 trained", "W2A4 trained"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
+    for setting in ("W2A4", "W2A4 reconstructed, trained"):
+        yield from ((SETTINGS[setting], Source(name)) for name in THREE)
     for seed in (1, 2):
         for setting in ("W2", "W3", "W4A4", "W4A4 ranges", "W4A8 ranges"):
             yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
@@ -57,12 +59,16 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
         yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
     yield from ((SETTINGS["W2"], Source(name, "resnet56")) for name in THREE)
     yield from ((SETTINGS["W3"], Source(name, "resnet56")) for name in THREE)
-    for setting in ("W3A3", "W4A4 trained", "W2A4 trained"):
-        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
     yield from ((SETTINGS["W4A4"], Source(name, "resnet56")) for name in THREE)
     for seed in (1, 2):
         yield from ((SETTINGS["W3A3"], Source(name, seed=seed)) for name in THREE)
     yield from ((SETTINGS["W3A3"], Source(name, "resnet56")) for name in THREE)
+    yield from ((SETTINGS["W3A3"], Source(name)) for name in SOURCES)
+    for seed in (1, 2):
+        for setting in ("W4A4 trained", "W2A4 reconstructed, trained"):
+            yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
+    for setting in ("W4A4 trained", "W2A4 reconstructed, trained"):
+        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
     for setting in ("low rank 50 %", "channels 30 %"):
         yield from ((SETTINGS[setting], Source(name)) for name in ("real", "BNS"))
     for setting in ("W2", "W4A4", "W3"):
@@ -77,7 +83,7 @@ def before(network: str) -> Evaluation:
 
 def row(setting: Setting, source: Source, small: bool) -> Row:
     """Compress with images of the source alone, and score on real test images."""
-    training = setting.kind in ("train", "lowrank", "prune")
+    training = setting.kind in ("train", "reconstruct, train", "lowrank", "prune")
     few(source)
     if training:
         many(source)  # made before the clock starts

@@ -33,7 +33,7 @@ HINTS = 0.01
 
 @dataclass(frozen=True)
 class Setting:
-    """kind: calibrate (ranges alone), reconstruct, train, or a step by itself. weights, inputs: bits."""
+    """kind: calibrate (ranges alone), reconstruct, train, both, or a step alone. weights, inputs: bits."""
 
     name: str
     kind: str
@@ -47,8 +47,13 @@ RECONSTRUCTED = (
     Setting("W3", "reconstruct", 3),
     Setting("W4A4", "reconstruct", 4, 4),
     Setting("W3A3", "reconstruct", 3, 3),
+    Setting("W2A4", "reconstruct", 2, 4),
 )
-TRAINED = (Setting("W4A4 trained", "train", 4, 4), Setting("W2A4 trained", "train", 2, 4))
+TRAINED = (
+    Setting("W4A4 trained", "train", 4, 4),
+    Setting("W2A4 trained", "train", 2, 4),
+    Setting("W2A4 reconstructed, trained", "reconstruct, train", 2, 4),
+)
 STRUCTURED = (Setting("low rank 50 %", "lowrank"), Setting("channels 30 %", "prune"))
 SETTINGS = {each.name: each for each in (*CALIBRATED, *RECONSTRUCTED, *TRAINED, *STRUCTURED)}
 
@@ -60,7 +65,7 @@ def rounded(setting: Setting, seed: int, steps: int = RECONSTRUCTION) -> Chain:
     range = MinMax() if setting.weights == 3 else MSE()
     drop = 0.0 if setting.inputs is None else 0.5
     step = Quantize(bits=setting.weights, symmetric=False, range=range, first_last_bits=8, activations=inputs)
-    if setting.kind == "reconstruct":
+    if setting.kind.startswith("reconstruct"):
         step = dataclasses.replace(step, rounding=Reconstruct(steps=steps, drop=drop, seed=seed))
     return chain(FoldBatchNorm(), step)
 
@@ -76,13 +81,13 @@ def _round(setting: Setting, source: Source, small: bool) -> nn.Module:
 
 
 def _train(setting: Setting, source: Source, small: bool) -> nn.Module:
-    """Training aware of rounding from calibrated ranges, batch norm folded, with the paper's objective: KL,
-    intermediate outputs, mixtures, cut-out."""
+    """Training aware of rounding, from calibrated ranges or reconstructed layers, batch norm folded, with the
+    paper's objective: KL, intermediate outputs, mixtures, cut-out."""
     teacher = original(source.network)
     task = distilled(task_of(source, train=True), teacher, temperature=1.0, hints=HINTS)
     mixed = dataclasses.replace(task, train=transformed(task.train, (MixUp(), CutOut()), source.seed))
     aware = Aware(10 if small else TRAINING, lr=RATE, optimizer=SGD(), clip=1.0, seed=source.seed)
-    step = rounded(dataclasses.replace(setting, kind="calibrate"), source.seed)
+    step = rounded(setting, source.seed, 10 if small else RECONSTRUCTION)
     quantize = dataclasses.replace(step.steps[1], aware=aware)
     return chain(step.steps[0], quantize)(teacher, mixed)
 
@@ -104,6 +109,7 @@ ACTIONS: dict[str, Callable[[Setting, Source, bool], nn.Module]] = {
     "calibrate": _round,
     "reconstruct": _round,
     "train": _train,
+    "reconstruct, train": _train,
     "lowrank": _low_rank,
     "prune": _prune,
 }

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from plisse.adapt.opened import is_elastic_file, open_elastic
@@ -52,6 +54,20 @@ def test_one_file_is_trained_inspected_cut_and_inspected_again(tmp_path: Path) -
     refused = plisse("evaluate", out)
     assert refused.exit_code == 6
     assert "plisse select" in refused.stderr
+
+
+def test_all_points_learn_from_a_teacher(tmp_path: Path) -> None:
+    ways = ((), ("--teacher",), ("--teacher", "--distill", "0.5"))
+    answers = []
+    for how in ways:
+        out = tmp_path / f"{len(how)}.plisse"
+        asked = ("--points", "0.5,1", "--steps", "2", *how)
+        done = plisse("train", "subspace", "digits_cnn", "-o", out, *asked)
+        assert done.exit_code == 0, done.output
+        opened = open_elastic(out)
+        network = opened.extract(opened.space.largest)
+        answers.append(network.eval()(torch.ones(1, 1, 8, 8)))
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(answers, 2))
 
 
 def test_help_teaches_by_examples() -> None:

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from plisse.train.task import Task
 
 TRAINING = "Training"
+TEMPERATURE = 4.0  # of the teacher's class probabilities
 EXAMPLES: examples.Examples = (
     ("seven widths of a network on the digits", "plisse train subspace digits_cnn -o nets.plisse"),
     (
         "3 to 8 bits of a trained network",
         "plisse train subspace resnet20 --weights W.safetensors --task cifar10:DIR \\\n"
-        "  --axis bits --steps 600 -o r20.plisse",
+        "  --axis bits --teacher --steps 600 -o r20.plisse",
     ),
     ("the points of the file, and the bytes that each needs", "plisse inspect nets.plisse"),
 )
@@ -83,6 +84,13 @@ Distill = Annotated[
         help="Share of the loss that smaller points learn from the largest one rather than from labels.",
     ),
 ]  # fmt: skip
+Teacher = Annotated[
+    bool,
+    typer.Option(
+        "--teacher", rich_help_panel=TRAINING,
+        help="All points learn from MODEL as it is given, without labels: for a network that is trained.",
+    ),
+]  # fmt: skip
 Out = Annotated[
     Path,
     typer.Option(
@@ -103,6 +111,7 @@ def subspace(
     steps: Steps = 1000,
     lr: Rate = 0.05,
     distill: Distill = 0.0,
+    teacher: Teacher = False,
     weights: options.Weights = None,
     allow: options.Allow = None,
     task: options.Task = "digits",
@@ -123,14 +132,16 @@ def subspace(
     with working("loading") as say:
         from plisse.adapt.rounded import round_weights
         from plisse.adapt.train import finish, train_subspace
+        from plisse.compress.finetune import distilled
         from plisse.train.optimizers import SGD
 
         network = open_network(model, weights, allow, seed)
         opened = open_named_task(task, data, network, seed)
+        taught = distilled(opened, network, TEMPERATURE) if teacher else opened
         made = _subspace(axis, network, opened, listed, line)
         say(f"training {len(made.space.points)} points on {task}")
         optimizer = SGD(lr=lr, weight_decay=5e-4)
-        train_subspace(made, opened, steps=steps, distill=distill, optimizer=optimizer, seed=seed)
+        train_subspace(made, taught, steps=steps, distill=distill, optimizer=optimizer, seed=seed)
         if store is not None:
             round_weights(made, store)
             finish(made, opened)
