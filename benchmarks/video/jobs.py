@@ -8,6 +8,7 @@ from functools import partial
 
 from benchmarks.video.clips import FILES, Row, conventional_row, network_row, our_row, whole_row
 from benchmarks.video.files import SCHEMES, identical_row, speed_row
+from benchmarks.video.memory import memory_row
 from plisse.codec.rate import Rate
 from plisse.codec.video import Settings
 
@@ -99,6 +100,12 @@ def speed_jobs(extent: Extent) -> Iterator[Job]:
     yield f"{name} speed", partial(speed_row, name, extent.file_preset)
 
 
+def memory_jobs(extent: Extent) -> Iterator[Job]:
+    """Clips of 1080p, each twice as long as the one before."""
+    for n_frames in (2, 4, 8):
+        yield f"1080p/{n_frames} memory", partial(memory_row, n_frames, extent.file_preset)
+
+
 PARTS: dict[str, Callable[[Extent], Iterator[Job]]] = {
     "codecs": codec_jobs,
     "warp": warp_jobs,
@@ -106,4 +113,5 @@ PARTS: dict[str, Callable[[Extent], Iterator[Job]]] = {
     "whole": whole_jobs,
     "files": file_jobs,
     "speed": speed_jobs,
+    "memory": memory_jobs,
 }

@@ -180,6 +180,9 @@ def section(data: dict[str, Any]) -> str:
     for row in data["rows"]:
         if row["part"] == "speed":
             parts += [SPEED, _table(("scheme", "1 thread", "2 threads"), _speeds(row))]
+    peaks = [row for row in data["rows"] if row["part"] == "memory"]
+    if peaks:
+        parts += [MEMORY, _table(("codec", "frames", "encode, MiB", "decode, MiB"), map(_peaks, peaks))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -197,6 +200,8 @@ for, -sum log2 p: of what the scheme writes for key frames and for steps, and of
 checksums and lengths."""
 SPEED = """Frames per second decoded, in turns; one thread by processor time, two by the clock on a machine
 with other work."""
+
+MEMORY = "Peak memory of the commands at 1920 x 1080, one thread, Python and torch included."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -249,6 +254,10 @@ def _file(row: Row) -> Sequence[str]:
     shares = (row["key_over_ideal"], row["step_over_ideal"], row["file_over_ideal"])
     same = "yes" if row["identical"] else "NO"
     return (row["clip"], row["codec"], str(row["frames"]), same, *(_number(s, ".3f") for s in shares))
+
+
+def _peaks(row: Row) -> Sequence[str]:
+    return row["codec"], str(row["frames"]), f"{row['encode_mib']:,}", f"{row['decode_mib']:,}"
 
 
 def _speeds(row: Row) -> Iterable[Sequence[str]]:
