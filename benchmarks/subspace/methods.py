@@ -56,6 +56,7 @@ def methods() -> tuple[Method, ...]:
         Method("standard network, trained as long", "width", alone("width", 1.0), ONE),
         Method("point, listed and teacher", "sparsity", sparsity, sparse, passes=3, teacher=True),
         Method("point, sandwich and teacher", "width", width, sandwich, scored=WAYS, passes=4, teacher=True),
+        Method("point, sandwich, teacher, a quarter of the rate", "width", width, sandwich, teacher=True),
         Method("point, listed and distillation", "sparsity", sparsity, sparse, distill=1.0, passes=3),
         *(each_alone("sparsity")),
         Method("point, sandwich and distillation", "width", width, sandwich, 1.0, scored=WAYS, passes=4),
