@@ -18,8 +18,8 @@ by "listed", as many times that as a step has points, since the loss is their me
 learns the pretrained network's class probabilities (temperature 4), else the largest learns labels. Accuracy
 in % on the 1,017 lossless test images (95 % interval about ±1.8 at 90 %, ±2.7 at 70 %), in parentheses on
 1,000 `val` images, which the pretraining has seen. Residual streams keep their channels, since their
-shortcuts pad them. A spectrum over widths that is *recalibrated* is a universally slimmable network (sandwich, in-place
-distillation, statistics measured at each switch).
+shortcuts pad them. A spectrum over widths that is *recalibrated* is a universally slimmable network
+(sandwich, in-place distillation, statistics measured at each switch).
 
 Statistics of batch norms: *stored* per point and read without data; *recalibrated* on training images at each
 switch; *between*: stored for four widths only, interpolated for the others; *shared* with the largest point.
