@@ -168,6 +168,14 @@ def test_a_stem_by_space_to_depth_is_the_same_convolution(
     assert isinstance(model[0], nn.Conv2d)
 
 
+def test_a_stem_whose_input_is_rounded_gets_that_form_too(tmp_path: Path) -> None:
+    model = net()
+    model[0] = nn.Conv2d(3, 16, 3, stride=2, padding=1)  # type: ignore[operator]
+    InputQuantizer(8, 8 / 255, 128).attach(model[0])  # type: ignore[index]
+    written = to_integer_onnx(model, EXAMPLE, [EXAMPLE], tmp_path / "integer.onnx")
+    assert "SpaceToDepth" in {node.op_type for node in onnx.load(str(written.path)).graph.node}
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()

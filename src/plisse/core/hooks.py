@@ -71,6 +71,22 @@ def hang_after(layer: nn.Module, child: str, module: nn.Module) -> None:
         layer.register_forward_hook(partial(_output_through, child))
 
 
+def take_down(layer: nn.Module, child: str) -> None:
+    """In place: what hangs on `layer` as its child `child` goes, with its hook.
+
+    >>> net = nn.Linear(2, 2)
+    >>> hang_before(net, "doubled", nn.Identity())
+    >>> take_down(net, "doubled")
+    >>> list(net.children()), list(net._forward_pre_hooks.values())
+    ([], [])
+    """
+    for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+        through = (key for key, hook in hooks.items() if isinstance(hook, partial) and hook.args == (child,))
+        for key in list(through):
+            del hooks[key]
+    delattr(layer, child)
+
+
 def _is_new(layer: nn.Module, child: str, module: nn.Module) -> bool:
     """Whether nothing hung there; `module` does afterwards."""
     new = child not in layer._modules

@@ -22,6 +22,7 @@ from plisse.core import modules
 from plisse.core.batch import Inputs, call, map_inputs
 from plisse.core.dynamicquant import DynamicQuantizer
 from plisse.core.fakequant import InputQuantizer
+from plisse.core.hooks import take_down
 from plisse.core.reparam import baked
 from plisse.errors import ExportError, InputError, StaysFloat
 from plisse.export.attention import FusedAttention, with_sums
@@ -239,5 +240,6 @@ def _without_input_quantizers(model: nn.Module) -> nn.Module:
     plain = modules.clone(baked(model)).cpu()
     for name, module in list(plain.named_modules()):
         if isinstance(module, (InputQuantizer, DynamicQuantizer)):
-            modules.replace(plain, name, nn.Identity())
+            layer, _, child = name.rpartition(".")
+            take_down(plain.get_submodule(layer), child)
     return plain

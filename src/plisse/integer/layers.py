@@ -55,10 +55,9 @@ class DynamicLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.parts(x, (self.out_features,))[0] if self.shared is None else self.shared(x, self.place)
 
-    @torch.no_grad()
     def parts(self, x: Tensor, widths: tuple[int, ...]) -> list[Tensor]:
         """The outputs, as tensors of so many columns each."""
-        symbols, scale, zero = self.symbols(x)
+        symbols, scale, zero = self.symbols(x.detach())
         p = self.packed
         assert p.bias is not None
         if self.kernels:
@@ -70,10 +69,11 @@ class DynamicLinear(nn.Module):
         if zero is not None:
             total.addcmul_(zero, self.sums, value=-1)
         if self.kernels:
-            done = rescale(total, scale.float(), p.bias, widths)
+            done = rescale(total, scale.float(), p.bias)
         else:
-            done = torch.addcmul(p.bias, total, scale).split(widths, 1)
-        return [part.reshape(*x.shape[:-1], part.shape[1]) for part in done]
+            done = torch.addcmul(p.bias, total, scale)
+        done = done.reshape(*x.shape[:-1], self.out_features)
+        return [done] if len(widths) == 1 else list(done.split(widths, -1))
 
     def symbols(self, x: Tensor) -> Rounded:
         """Symbols of the rows of `x`, their scale [rows or 1, 1] and, where they are unsigned, zero point."""

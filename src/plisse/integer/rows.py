@@ -59,12 +59,12 @@ def rounded_values(x: Tensor, scale: float, zero: int, top: int) -> Tensor:
     return symbols.permute(0, 3, 1, 2) if x.dim() == 4 else symbols
 
 
-def rescale(total: Tensor, scale: Tensor, bias: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """total * scale + bias, written over `total`, as views of so many columns each.
+def rescale(total: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """total * scale + bias, written over `total`.
 
-    total: float32 [R, C]; scale: [R or 1, 1]; bias: [C]; widths: add up to C.
+    total: float32 [R, C]; scale: [R or 1, 1]; bias: [C].
     """
-    return torch.addcmul(bias, total, scale, out=total).split(widths, 1)
+    return torch.addcmul(bias, total, scale, out=total)
 
 
 @njit(cache=True, nogil=True)
