@@ -68,10 +68,7 @@ class DynamicLinear(nn.Module):
             total = F.linear(symbols.to(torch.int32), p.weight.to(torch.int32)).float() * p.scale
         if zero is not None:
             total.addcmul_(zero, self.sums, value=-1)
-        if self.kernels:
-            done = rescale(total, scale.float(), p.bias)
-        else:
-            done = torch.addcmul(p.bias, total, scale)
+        done = rescale(total, scale.float(), p.bias) if self.kernels else torch.addcmul(p.bias, total, scale)
         done = done.reshape(*x.shape[:-1], self.out_features)
         return [done] if len(widths) == 1 else list(done.split(widths, -1))
 
