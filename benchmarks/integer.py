@@ -12,9 +12,10 @@
 
 Weights of (b) and (c) are random, which time does not depend on; batch norms have statistics of their own.
 Times of one thread count are medians of one interleaved run. "threads 1, processor time" is another one that
-leaves out what other processes took. On a machine with other work, set
-OMP_WAIT_POLICY=PASSIVE: torch's two threads otherwise spin while they wait for each other.
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives all tensors large pages of memory, also the float32 network's.
+leaves out what other processes took. Settings of the process that hold for all networks of a run and stand
+in the record: torch's threads spin after each operator, which takes a core from what is timed next;
+GOMP_SPINCOUNT=20000 makes that short, OMP_WAIT_POLICY=PASSIVE (on a machine with other work) forbids it.
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives all tensors large pages of memory.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ BARS = {
 W8A8 = Quantize(bits=8, range=MinMax(), activations=Activations(8, MinMax()))
 AGREEMENT, BYTES = 0.995, 1.02
 BASE = "float32, eager"
+SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "GLIBC_TUNABLES")
 RUNS = (
     ("threads 1", 1, time.perf_counter),
     ("threads 1, processor time", 1, time.process_time),
@@ -79,8 +81,7 @@ def main() -> None:
         warnings.simplefilter("ignore")  # what stays in floating point is in the record
         data = {
             "load of the machine before": round(os.getloadavg()[0], 1),
-            "waiting threads": os.environ.get("OMP_WAIT_POLICY", "as the system has it"),
-            "malloc": os.environ.get("GLIBC_TUNABLES", "as the system has it"),
+            "settings": {name: os.environ.get(name, "none") for name in SETTINGS},
             "agreement": agreement(128 if chosen.small else None),
             "resnet18": vision(repeats),
             "bert": language(max(5, repeats // 2), layers=2 if chosen.small else 12),
