@@ -39,6 +39,11 @@ from plisse.train.evaluate import Evaluation, evaluate, paired
 
 Row = dict[str, Any]
 THREE = ("real", "Gaussian", "BNS")
+MATRIX = (
+    *("W2", "W3", "W4A4", "W3A3", "W4A8 ranges", "W4A4 ranges"),
+    *("W4A4 trained", "W2A4 reconstructed, trained"),
+)
+LARGER = ("W2", "W3", "W4A4", "W3A3", "W4A8 ranges", "W4A4 ranges", "W4A4 trained")
 
 
 def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
@@ -46,33 +51,23 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
     if small:
         yield from ((SETTINGS["W2"], Source(name)) for name in ("real", "Gaussian"))
         return
-    for setting in ("W2", "W3", "W4A4"):
+    yield from (
+        (SETTINGS[name], Source(source, seed=seed))
+        for seed in range(3)
+        for name in MATRIX
+        for source in THREE
+    )
+    yield from ((SETTINGS[name], Source(source, "resnet56")) for name in LARGER for source in THREE)
+    yield from (
+        (SETTINGS[name], Source(source, seed=seed))
+        for seed in range(3)
+        for name in MATRIX
+        for source in SOURCES
+    )
+    for setting in ("W2A4", "W2A4 trained"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
-    for setting in ("W4A4 trained", "W2A4 trained"):
-        yield from ((SETTINGS[setting], Source(name)) for name in THREE)
-    for setting in ("W2A4", "W2A4 reconstructed, trained"):
-        yield from ((SETTINGS[setting], Source(name)) for name in THREE)
-    for seed in (1, 2):
-        for setting in ("W2", "W3", "W4A4", "W4A4 ranges", "W4A8 ranges"):
-            yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
-    for setting in ("W4A8 ranges", "W4A4 ranges"):
-        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
-    yield from ((SETTINGS["W2"], Source(name, "resnet56")) for name in THREE)
-    yield from ((SETTINGS["W3"], Source(name, "resnet56")) for name in THREE)
-    yield from ((SETTINGS["W4A4"], Source(name, "resnet56")) for name in THREE)
-    for seed in (1, 2):
-        yield from ((SETTINGS["W3A3"], Source(name, seed=seed)) for name in THREE)
-    yield from ((SETTINGS["W3A3"], Source(name, "resnet56")) for name in THREE)
-    yield from ((SETTINGS["W3A3"], Source(name)) for name in SOURCES)
-    for seed in (1, 2):
-        for setting in ("W4A4 trained", "W2A4 reconstructed, trained"):
-            yield from ((SETTINGS[setting], Source(name, seed=seed)) for name in THREE)
-    for setting in ("W4A4 trained", "W2A4 reconstructed, trained"):
-        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
     for setting in ("low rank 50 %", "channels 30 %"):
         yield from ((SETTINGS[setting], Source(name)) for name in ("real", "BNS"))
-    for setting in ("W2", "W4A4", "W3"):
-        yield from ((SETTINGS[setting], Source(name)) for name in SOURCES)
     yield from ((SETTINGS["W2"], Source(name)) for name in VARIANTS)
 
 

@@ -44,6 +44,7 @@ LARGE = Extent(
 CODEC_CRFS = (16, 20, 24, 28, 32, 36, 40)
 WARP_CRFS = (27, 32, 37, 22)
 NETWORK_CRFS = (27, 31, 35, 23)
+COARSE_CRFS = (39, 43)
 NETWORKS = ("conv", "siren")
 
 
@@ -66,16 +67,19 @@ def warp_jobs(extent: Extent) -> Iterator[Job]:
 
 def network_jobs(extent: Extent) -> Iterator[Job]:
     """Both paradigms: weight steps, then every so many-th frame, but for the first, as a network of its own
-    (the first is one in a clip with steps)."""
-    for preset in extent.presets:
-        for word, first, every in (("steps", 0, 1), ("alone", extent.every, extent.every)):
-            for name in map(extent.few, extent.network_clips):
-                for scheme in NETWORKS:
-                    for crf in NETWORK_CRFS:
-                        settings = Settings(scheme, preset, Rate(crf=crf), stepping=word == "steps")
-                        codec = f"{scheme} {preset} {word}"
-                        job = partial(network_row, name, settings, codec, first, every)
-                        yield f"{name} {codec} {crf}", job
+    (the first is one in a clip with steps). The latter are larger and coarser, too, so that each step has
+    networks of its own on both sides of its quality."""
+    rates = {"slow": NETWORK_CRFS} | dict.fromkeys(extent.presets, NETWORK_CRFS + COARSE_CRFS)
+    steps = (("steps", preset, crf) for preset in extent.presets for crf in NETWORK_CRFS)
+    alone = (("alone", preset, crf) for preset, crfs in rates.items() for crf in crfs)
+    for word, preset, crf in (*steps, *alone):
+        first, every = (0, 1) if word == "steps" else (extent.every, extent.every)
+        for name in map(extent.few, extent.network_clips):
+            for scheme in NETWORKS:
+                settings = Settings(scheme, preset, Rate(crf=crf), stepping=word == "steps")
+                codec = f"{scheme} {preset} {word}"
+                job = partial(network_row, name, settings, codec, first, every)
+                yield f"{name} {codec} {crf}", job
 
 
 def whole_jobs(extent: Extent) -> Iterator[Job]:

@@ -63,21 +63,22 @@ def ratios(found: Curves) -> list[Row]:
 
 
 def stepping(rows: list[Row], found: Curves) -> list[Row]:
-    """What weight steps save over frames that are networks of their own: BD-rate, and the share that a step
-    takes of such a network of the same luma PSNR."""
+    """What weight steps save over frames that are networks of their own, of the preset that does best:
+    BD-rate, and the share that a step takes of such a network of the same luma PSNR."""
     table = []
     for name, codec in found:
         if codec.endswith("steps"):
             of_clip = [row for row in rows if row["part"] == "networks" and row["clip"] == name]
             steps = sorted((r for r in of_clip if r["codec"] == codec), key=lambda row: row["luma"])
             others = [r for r in of_clip if r["codec"] == codec.replace("steps", "alone")]
-            alone = [_own(row, others) for row in steps]
+            own = [_own(row, others) for row in steps]
+            alone = own + [_mean(r) for r in of_clip if _is_alone(r, codec) and not _same(r, others, steps)]
             whole = [(float(np.mean(row["sizes"])), row["luma"]) for row in steps]
             table.append(
                 {
                     "clip": name, "codec": codec, "bd_rate": saving(alone, whole),
                     "shares": [step_share(row, alone) for row in steps],
-                    "shares_same_number": [_step_bytes(row) / _own(row, others)[0] for row in steps],
+                    "shares_same_number": [_step_bytes(r) / p[0] for r, p in zip(steps, own, strict=True)],
                     "lumas": [row["luma"] for row in steps],
                     "key_bits_per_weight": [8 * row["sizes"][0] / row["weights"] for row in steps],
                     "step_bits_per_weight": [8 * _step_bytes(row) / row["weights"] for row in steps],
@@ -94,6 +95,21 @@ def _own(row: Row, others: Iterable[Row]) -> Pair:
         if other["crf"] == row["crf"]:
             sizes, lumas = sizes + other["sizes"], lumas + other["lumas"]
     return float(np.mean(sizes)), float(np.mean(lumas))
+
+
+def _mean(row: Row) -> Pair:
+    return float(np.mean(row["sizes"])), float(np.mean(row["lumas"]))
+
+
+def _is_alone(row: Row, codec: str) -> bool:
+    """Whether a row is of networks of their own, of any preset, of the scheme of `codec`."""
+    scheme, _, word = row["codec"].split()
+    return word == "alone" and scheme == codec.split()[0]
+
+
+def _same(row: Row, others: list[Row], steps: list[Row]) -> bool:
+    """Whether a row is in one of `_own` already."""
+    return row in others and row["crf"] in {step["crf"] for step in steps}
 
 
 def _step_bytes(row: Row) -> float:
@@ -192,9 +208,9 @@ Bytes of the stream at equal PSNR of luma, from decoded frames; x264 and x265 wi
 text that they write about themselves. Geometric means, and the largest, of our points that lie inside the
 other curve; "carphone/30" is the first 30 frames. `warp` was tuned on the first 8 frames of carphone; which
 clips the first weights of its refiner were fitted to is not on record."""
-STEPS = """Weight steps against networks of their own (of the first frame, and of every fourth one): BD-rate
-of the whole clip, and bytes of a step over those of a network of the same luma PSNR (at so many of the
-rates; at others none was as good or as bad), and over those at the same quality number."""
+STEPS = """Weight steps against networks of their own (of the first frame, and of every fourth one; the best
+of all presets): BD-rate of the whole clip, and bytes of a step over those of a network of the same luma PSNR
+(at so many of the rates; at others none was as good or as bad), and over those at the same quality number."""
 FILES = """Files in fresh processes, with one thread and with two; and bytes over the bits that the models ask
 for, -sum log2 p: of what the scheme writes for key frames and for steps, and of the whole file with its
 checksums and lengths."""
