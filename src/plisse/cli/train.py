@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TRAINING = "Training"
 TEMPERATURE = 4.0  # of the teacher's class probabilities
+FAST, GENTLE = 0.05, 0.02  # peak rates, of networks that learn from labels or are trained already
 EXAMPLES: examples.Examples = (
     ("seven widths of a network on the digits", "plisse train subspace digits_cnn -o nets.plisse"),
     (
@@ -75,8 +76,12 @@ Steps = Annotated[
     int, typer.Option("--steps", metavar="N", min=1, help="Batches to train on.", rich_help_panel=TRAINING)
 ]
 Rate = Annotated[
-    float, typer.Option("--lr", metavar="R", min=0, help="Peak learning rate.", rich_help_panel=TRAINING)
-]
+    float | None,
+    typer.Option(
+        "--lr", metavar="R", min=0, help="Peak learning rate.", show_default="0.05, with --teacher 0.02",
+        rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
 Distill = Annotated[
     float,
     typer.Option(
@@ -109,7 +114,7 @@ def subspace(
     line: OnLine = False,
     store: Store = None,
     steps: Steps = 1000,
-    lr: Rate = 0.05,
+    lr: Rate = None,
     distill: Distill = 0.0,
     teacher: Teacher = False,
     weights: options.Weights = None,
@@ -140,7 +145,8 @@ def subspace(
         taught = distilled(opened, network, TEMPERATURE) if teacher else opened
         made = _subspace(axis, network, opened, listed, line)
         say(f"training {len(made.space.points)} points on {task}")
-        optimizer = SGD(lr=lr, weight_decay=5e-4)
+        rate = lr if lr is not None else GENTLE if teacher else FAST
+        optimizer = SGD(lr=rate, weight_decay=5e-4)
         train_subspace(made, taught, steps=steps, distill=distill, optimizer=optimizer, seed=seed)
         if store is not None:
             round_weights(made, store)
