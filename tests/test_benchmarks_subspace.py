@@ -119,6 +119,6 @@ def test_tables_show_every_row_once():
     text = tables.section({"rows": rows, "switch": [timed], "latency": [late]})
     assert "| ours | stored | 5 | 90.0 (80.0) | 90.0 (80.0) |" in text
     assert "| alone | stored | 5 | 90.0 (80.0) | – |" in text
-    assert "| width | ours | 1,100 | 1.100 | 0.5: 400, 1: 1,000 | 1,400 |" in text
+    assert "| width | ours, 5 steps | 1,100 | 1.100 | 0.5: 400, 1: 1,000 | 1,400 |" in text
     assert "| resnet20 | width=0.5 | 0.01 | 2 |" in text
     assert "| resnet20 | 0.5 | 2.0 | 10.0 ± 1.0 | 1.90 |" in text

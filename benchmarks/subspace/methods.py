@@ -130,5 +130,7 @@ def alone(axis: str, value: float) -> Make:
     return make
 
 
-SMALL = tuple(method for method in methods() if method.trains and "point" in method.name)[:3]
+SMALL = tuple(
+    {each.axis: each for each in reversed(methods()) if "point" in each.name and each.distill}.values()
+)
 """One spectrum per axis."""

@@ -13,9 +13,10 @@ HEAD = """## One file, every size (`python -m benchmarks.subspace`)
 
 ResNet-20 on CIFAR-10. All spectra, and all networks of a single point ("alone"), start from the pretrained
 network where nothing else is said, and are trained on the same batches of 128 images for as many steps as
-stand in the column; 312 steps are one epoch. The peak learning rate is 0.02, and for widths, and sparsities
-by "listed", as many times that as a step has points, since the loss is their mean. With "teacher" every point
-learns the pretrained network's class probabilities (temperature 4), else the largest learns labels. Accuracy
+stand in the column; 312 steps are one epoch. The peak learning rate is 0.02; with "distillation", for widths
+and for sparsities by "listed", as many times that as a step has points, since the loss is their mean; else as
+the name says. With "teacher" every point learns the pretrained network's class probabilities (temperature 4),
+else the largest learns labels. Accuracy
 in % on the 1,017 lossless test images (95 % interval about ±1.8 at 90 %, ±2.7 at 70 %), in parentheses on
 1,000 `val` images, which the pretraining has seen. Residual streams keep their channels, since their
 shortcuts pad them. A spectrum over widths that is *recalibrated* is a universally slimmable network
