@@ -59,6 +59,7 @@ BASE = Decompose(
 R20 = dataclasses.replace(BASE, steps=250, finetune=250)
 R56 = dataclasses.replace(BASE, steps=120, finetune=120)
 R56_LONGER = dataclasses.replace(BASE, steps=300, finetune=300)
+R56_EPOCHS = dataclasses.replace(BASE, steps=1250, finetune=1250, lr=0.02)
 SEARCHED = dataclasses.replace(
     BASE,
     select=BeamSearch(width=1),
@@ -74,6 +75,7 @@ RUNS: tuple[tuple[str, float, Decompose], ...] = (
     ("resnet56", 0.6, R56),
     ("resnet56", 0.6, R56_LONGER),
     ("resnet56", 0.8, R56_LONGER),
+    ("resnet56", 0.8, R56_EPOCHS),
     ("resnet20", 0.6, R20),
     ("resnet20", 0.5, R20),
 )
