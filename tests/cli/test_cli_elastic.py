@@ -56,6 +56,34 @@ def test_one_file_is_trained_inspected_cut_and_inspected_again(tmp_path: Path) -
     assert "plisse select" in refused.stderr
 
 
+def test_training_goes_on_from_its_checkpoint_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    out, kept = tmp_path / "nets.plisse", tmp_path / "checkpoint"
+    words = (
+        "train",
+        "subspace",
+        "digits_cnn",
+        "--points",
+        "0.5,1",
+        "--steps",
+        8,
+        "--checkpoint",
+        kept,
+        "-o",
+        out,
+    )
+    first = plisse(*words)
+    assert first.exit_code == 0, first.output
+    assert "training: batch 4 of 8, loss" in first.stderr.replace("\n", " ")
+    written = out.read_bytes()
+    again = plisse(*words)
+    assert again.exit_code == 0, again.output
+    assert "batch" not in again.stderr, "nothing was left to train"
+    assert out.read_bytes() == written
+    other = plisse(*[9 if word == 8 else word for word in words])
+    assert other.exit_code == 2
+    assert "checkpoint" in other.stderr
+
+
 def test_all_points_learn_from_a_teacher(tmp_path: Path) -> None:
     ways = ((), ("--teacher",), ("--teacher", "--distill", "0.5"))
     answers = []

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from plisse.adapt.elastic import Point
 from plisse.adapt.file import dumps
+from plisse.adapt.opened import open_elastic
 from plisse.adapt.width import width_subspace
 from plisse.cli.main import app
 from plisse.core.origin import Origin, origin_of, with_origin
@@ -107,6 +109,19 @@ def test_one_file_of_many_points_is_profiled_and_selected_from(spectrum: Path, t
     assert out.stat().st_size == rows[0]["cost"]["bytes"] < spectrum.stat().st_size
 
 
+def test_a_point_can_be_named_instead_of_a_budget(spectrum: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half.plisse"
+    done = plisse("select", spectrum, "--point", "width=0.5", "-o", out)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith("bytes): width=0.5\n")
+    with torch.inference_mode():
+        x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(load(out)(x), open_elastic(spectrum).extract(Point("width", 0.5))(x))
+    for words in ((), ("--point", "width=0.5", "--budget", "bytes=1x")):
+        assert "expected one of them" in plisse("select", spectrum, *words, "-o", out).stderr
+    assert plisse("select", spectrum, "--point", "width=2", "-o", out).exit_code == 2
+
+
 def test_a_file_that_ends_early_gives_its_complete_points_and_says_so(spectrum: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.plisse"
     cut.write_bytes(spectrum.read_bytes()[:-200])
@@ -119,6 +134,64 @@ def test_a_file_that_ends_early_gives_its_complete_points_and_says_so(spectrum: 
     assert "that file alone" in beside.stderr.replace("\n", " ")
 
 
+def test_a_file_that_ends_early_takes_its_rows_of_the_whole_ones_profile(
+    spectrum: Path, tmp_path: Path
+) -> None:
+    cut, kept, out = (tmp_path / name for name in ("cut.plisse", "kept.json", "one.plisse"))
+    cut.write_bytes(spectrum.read_bytes()[:-200])
+    assert plisse("profile", spectrum, "--repeats", 3, "-o", kept).exit_code == 0
+    done = plisse("select", cut, "--profile", kept, "--budget", "bytes=1x", "-o", out)
+    assert done.exit_code == 0, done.output
+    assert "left out width=1," in done.stderr.replace("\n", " ")
+    assert load(out)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_a_profile_of_other_weights_is_refused(spectrum: Path, tmp_path: Path) -> None:
+    kept, other = tmp_path / "kept.json", tmp_path / "other.plisse"
+    assert plisse("profile", spectrum, "--repeats", 3, "-o", kept).exit_code == 0
+    model = open_model("digits_cnn", seed=2)
+    subspace = width_subspace(model, torch.zeros(1, 1, 8, 8), widths=(0.25, 0.5, 1.0))
+    other.write_bytes(dumps(subspace, build(origin_of(model), ("digits_cnn",))))
+    for command in (("serve",), ("select", "--budget", "bytes=1x", "-o", tmp_path / "a.plisse")):
+        done = plisse(command[0], other, "--profile", kept, *command[1:])
+        assert done.exit_code == 2
+        assert "measured with other weights at width=0.25" in done.stderr.replace("\n", " ")
+
+
+def test_no_command_writes_over_what_it_reads(spectrum: Path, kept: Path) -> None:
+    before = spectrum.read_bytes()
+    for words in (
+        ("profile", spectrum, "-o", spectrum),
+        ("select", spectrum, "--profile", kept, "--budget", "bytes=1x", "-o", spectrum),
+        ("serve", spectrum, "--log", spectrum),
+        ("compress", spectrum, "-o", spectrum),
+        ("train", "subspace", spectrum, "-o", spectrum),
+    ):
+        done = plisse(*words)
+        assert done.exit_code == 2, done.output
+        assert "which this command reads" in done.stderr.replace("\n", " ")
+    assert spectrum.read_bytes() == before
+
+
+def test_profiles_for_serving_take_the_weights_that_are_given(files: list[Path], tmp_path: Path) -> None:
+    kept, weights = tmp_path / "kept.json", tmp_path / "w.safetensors"
+    save_file(load(files[1]).state_dict(), weights)
+    done = plisse("profile", "digits_cnn", "--weights", weights, "--repeats", 3, "-o", kept)
+    assert done.exit_code == 0, done.output
+    assert "untrained" not in done.stderr
+    scored = json.loads(plisse("evaluate", files[1], "--json").stdout)["score"]
+    assert read_profile(kept).rows[0].score == scored
+    done = plisse("profile", files[1], "--weights", weights, "--repeats", 3, "-o", kept)
+    assert done.exit_code == 2
+    assert "hold their own" in done.stderr.replace("\n", " ")
+
+
+def test_serve_refuses_a_budget_that_no_point_meets(files: list[Path], kept: Path) -> None:
+    done = plisse("serve", *files, "--profile", kept, "--budget", "bytes=1", "--port", 0)
+    assert done.exit_code == 5, done.output
+    assert f"for {SMALL}, which is the closest" in done.stderr.replace("\n", " ")
+
+
 def test_select_measures_where_no_profile_is_given(files: list[Path], tmp_path: Path) -> None:
     done = plisse("select", *files, "--budget", "macs=0.5x", "-o", tmp_path / "one.plisse")
     assert done.exit_code == 0, done.output
@@ -129,11 +202,12 @@ def test_select_measures_where_no_profile_is_given(files: list[Path], tmp_path: 
     ("options", "code", "words"),
     [
         (("--budget", "bytes=1"), 5, "none of 2 points"),
+        (("--budget", "latency=5"), 2, "without a unit"),
         (("--budget", "size=1"), 2, "budget part"),
         (("--budget", "bytes=1x", "--profile", "none.json"), 2, "No such file"),
         (("--budget", "bytes=1x", "--profile", "other.json"), 2, "a profile of this network"),
     ],
-    ids=["impossible", "unknown", "missing", "foreign"],
+    ids=["impossible", "unitless", "unknown", "missing", "foreign"],
 )  # fmt: skip
 def test_select_explains_what_it_cannot_do(
     files: list[Path], kept: Path, tmp_path: Path, options: tuple[str, ...], code: int, words: str

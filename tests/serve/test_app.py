@@ -63,6 +63,7 @@ def test_a_forced_point_runs_until_it_is_released(client: Make) -> None:
     assert (answer["point"], answer["outputs"][0][0]) == ("width=0.5", 0.5)
     assert http.get("/points").json()["point"] == "width=0.5"
     assert http.delete("/point").json()["forced"] is None
+    assert http.put("/point", json={"point": "width=0.50"}).json()["forced"] == "width=0.5"
 
 
 @pytest.mark.parametrize("body", ['{"point": "width=7"}', '{"point": 3}', "{}", "[]", '{"points": "a"}'])
@@ -88,16 +89,16 @@ BAD: list[tuple[str, int, str]] = [
     ('{"inputs": [[NaN, 0, 0, 0]]}', 400, "NaN"),
     ('{"inputs": [[-Infinity, 0, 0, 0]]}', 400, "Infinity"),
     ("[" * 100_000, 400, "nested"),
-    ('"\\ud800"', 422, "a JSON str"),
-    ("[]", 422, "a JSON list"),
+    ('"\\ud800"', 422, "a string in JSON"),
+    ("[]", 422, "a list in JSON"),
     ("{}", 422, "without inputs"),
     ('{"inputs": [[1, 2, 3, 4]], "deadline": 3}', 422, "'deadline'"),
     ('{"inputs": [[1, 2, 3]]}', 422, "[1, 3]"),
     ('{"inputs": [1, 2, 3, 4]}', 422, "[4]"),
     ('{"inputs": [[1, 2, 3, 4], [1]]}', 422, "ragged"),
     ('{"inputs": []}', 422, "[0]"),
-    ('{"inputs": 3}', 422, "int"),
-    ('{"inputs": {"a": 3}}', 422, "dict"),
+    ('{"inputs": 3}', 422, "a number in JSON"),
+    ('{"inputs": {"a": 3}}', 422, "an object in JSON"),
     ('{"inputs": [["a", "b", "c", "d"]]}', 422, "no float32"),
     ('{"inputs": [[true, true, false, true]]}', 422, "no float32"),
     ('{"inputs": [[null, 1, 2, 3]]}', 422, "no float32"),
@@ -134,6 +135,12 @@ def test_limits_on_body_batch_and_type(client: Make) -> None:
     plain = http.post("/predict", content=json.dumps(GOOD), headers={"content-type": "text/plain"})
     assert (plain.status_code, error_of(plain)["expected"]) == (415, "application/json")
     assert http.post("/predict", json=GOOD).status_code == 200
+
+
+def test_what_can_be_got_has_a_head(client: Make) -> None:
+    http = client()
+    for path in ("/", "/points", "/metrics", "/healthz"):
+        assert (http.head(path).status_code, http.get(path).status_code) == (200, 200)
 
 
 def test_unknown_paths_methods_and_queries_are_told(client: Make) -> None:

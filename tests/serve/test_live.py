@@ -15,6 +15,7 @@ import pytest
 from conftest import made_service
 from test_app import waiting
 
+from plisse.serve import protocol
 from plisse.serve.limits import Limits
 from plisse.serve.run import is_loopback, listen, make_server
 
@@ -69,6 +70,25 @@ def test_a_slow_body_is_a_timeout_and_a_large_one_is_refused_unread() -> None:
         with connected(port) as odd:
             odd.sendall(head(len(BODY)) + BODY)
             assert '"point":"width=1"' in everything(odd)
+
+
+def test_a_body_somewhat_too_large_is_read_so_that_the_client_hears_why() -> None:
+    with running(limits=Limits(body=1_000_000)) as (port, _), connected(port) as large:
+        large.sendall(head(7_000_000) + b" " * 7_000_000)
+        assert everything(large).startswith("HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /predict HTTP/1.1\r\nHost: "])
+def test_clients_that_never_ask_are_let_go(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "IDLE_SECONDS", 0.2)
+    with running(limits=Limits(clients=2)) as (port, _):
+        idle = [connected(port) for _ in range(8)]
+        for one in idle:
+            one.sendall(sent)
+        assert [everything(one) for one in idle] == [""] * 8
+        with connected(port) as good:
+            good.sendall(head(len(BODY)) + BODY)
+            assert everything(good).startswith("HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("sent", [b"", b"nonsense\r\n\r\n", head(100) + b'{"inp', b"\x00" * 70_000])

@@ -168,7 +168,7 @@ def bits_space(bits: Sequence[int]) -> Space:
     fine = all(isinstance(number, int) and 2 <= number <= 8 for number in bits)
     if not bits or not fine or sorted(bits) != list(range(min(bits), max(bits) + 1)):
         raise InputError(
-            f"bits {tuple(bits)}", expected="whole numbers in a row, from 2 to 8", hint="bits=(3, 4, 5)"
+            f"bits {tuple(bits)}", expected="whole numbers in a row, from 2 to 8", hint="3, 4, 5"
         )
     points = tuple(Point("bits", float(number)) for number in sorted(bits))
     return Space((Range("bits", points[0].value, points[-1].value, whole=True),), points)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plisse.adapt.heads import head_groups
 from plisse.compress.prune.cutting import SIDES, ChannelGroup
-from plisse.compress.prune.groups import channel_graph
+from plisse.compress.prune.groups import HINT, channel_graph
 from plisse.core import modules
 from plisse.core.batch import Inputs, call
 from plisse.errors import GraphError, InputError
@@ -29,6 +29,7 @@ Sizes = Mapping[str, Mapping[str, int]]
 """Layer to its attributes that depend on the point."""
 
 TOLERANCE = 1e-3
+OTHERS = "sparsity or bits, which cut no channels"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def _groups(
         graph = channel_graph(model, example, ignore)
     except GraphError as error:
         if not heads:
-            raise
+            hint = OTHERS if error.hint == HINT else error.hint
+            raise GraphError(error.came, expected=error.expected, hint=hint) from error
         return heads, (error.came, *remarks)
     return [*graph.groups, *heads], (*graph.notes, *remarks)
 

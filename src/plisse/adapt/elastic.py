@@ -114,6 +114,8 @@ class Space:
 
     def check(self, point: Point) -> Point:
         """The point itself. Raises InputError where it is not admissible."""
+        if not isinstance(point, Point):
+            raise InputError(f"{point!r}", expected="a Point", hint=f"Point.parse({str(self.largest)!r})")
         settings = point.settings
         fits = set(settings) == {bounds.axis for bounds in self.ranges}
         if not fits or not all(bounds.admits(settings[bounds.axis]) for bounds in self.ranges):

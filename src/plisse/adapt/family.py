@@ -59,7 +59,7 @@ def by_width(networks: Sequence[nn.Module]) -> Switching:
         raise InputError(
             f"networks of widths {', '.join(f'{share:g}' for share in sorted(shares))}",
             expected="networks of different widths, with weights",
-            hint="family({Point('width', 0.5): small, Point('width', 1.0): large})",
+            hint="other files; in Python, family({point: network}) takes points of your own",
         )
     ordered = sorted(zip(shares, networks, strict=True), key=lambda pair: pair[0])
     return family({Point("width", share): network for share, network in ordered})

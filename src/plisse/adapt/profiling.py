@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.adapt.elastic import Elastic, Point
+from plisse.core import modules
 from plisse.core.batch import Batches, Inputs, map_inputs, n_samples
 from plisse.core.reparam import plain
 from plisse.cost.measure import REPEATS, Timing, interleaved, measure
@@ -59,7 +60,8 @@ def profile(
         cost = dataclasses.replace(cost, latency=time.median, latency_spread=time.spread)
         score = evaluate(network, task, batches).score
         memory = peak_memory(network, example)
-        rows.append(ProfileRow(label, cost, score, time.p95, memory, switches[label].median))
+        switch = switches[label].median
+        rows.append(ProfileRow(label, cost, score, time.p95, memory, switch, modules.fingerprint(network)))
     return Profile(tuple(rows), _conditions(task, example, next(iter(times.values()))))
 
 

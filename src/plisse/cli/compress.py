@@ -130,7 +130,7 @@ def compress(
 
     With --data none no data are needed: images or sentences are made from the network itself.
     """
-    check_outputs(out=out, report=report)
+    check_outputs([model, weights, recipe], out=out, report=report)
     made_flags = {
         "input_shape": input_shape,
         "scheme": scheme,

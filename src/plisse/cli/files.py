@@ -81,7 +81,7 @@ def export(
 
     The task gives the shape of the inputs, and the samples that --integer calibrates on.
     """
-    check_outputs(onnx=onnx)
+    check_outputs([model, weights], onnx=onnx)
     with working("loading") as say:
         from plisse.export.integer import to_integer_onnx
         from plisse.export.onnx import to_onnx

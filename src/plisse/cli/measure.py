@@ -11,7 +11,7 @@ import typer
 
 from plisse.cli import options
 from plisse.cli.failures import reported
-from plisse.cli.opening import joined, open_named_task, open_network, written_bytes
+from plisse.cli.opening import joined, open_named_task, open_network, open_networks, written_bytes
 from plisse.cli.output import Say, check_outputs, print_json, stdout, working
 from plisse.cli.points import has_points, open_points
 from plisse.errors import InputError
@@ -117,14 +117,14 @@ def profile(
     """
     if len(set(models)) < len(models):
         raise InputError("a network named twice", expected="each MODEL once")
-    check_outputs(out=out)
+    check_outputs([*models, weights], out=out)
     with working("loading") as say:
         if out is not None or (len(models) == 1 and has_points(models[0])):
-            found, opened = _points(models, allow, task, data, seed, repeats, batch, say)
+            found, opened = _points(models, weights, allow, task, data, seed, repeats, batch, say)
             if out is not None:
                 _keep(found, out)
         else:
-            networks = {spec: _network(spec, weights, allow, seed) for spec in models}
+            networks = open_networks(models, weights, allow, seed)
             opened = open_named_task(task, data, next(iter(networks.values())), seed)
             found = _profile(networks, opened, repeats, batch, say)
         best = {row.point for row in found.frontier(by.value)}
@@ -135,14 +135,9 @@ def profile(
     _print_profile(found, best, opened, by.value)
 
 
-def _network(spec: str, weights: Path | None, allow: list[str] | None, seed: int) -> nn.Module:
-    from plisse.cli.opening import is_file
-
-    return open_network(spec, None if is_file(spec) else weights, allow, seed)
-
-
 def _points(
     models: list[str],
+    weights: Path | None,
     allow: list[str] | None,
     task: str,
     data: str | None,
@@ -154,7 +149,7 @@ def _points(
     """The profile of operating points, for other commands to read."""
     from plisse.adapt.profiling import profile as measured
 
-    net = open_points(models, allow, seed)
+    net = open_points(models, allow, seed, weights)
     opened = open_named_task(task, data, net.extract(net.space.largest), seed)
     return measured(net, None, opened, batch=batch, repeats=repeats, say=say), opened
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,18 @@ def open_network(spec: str, weights: Path | None, allow: Collection[str] | None,
     if weights is None and UNTRAINED.match(spec) and not is_file(spec):
         note(f"{spec} has fresh, untrained weights; --weights FILE.safetensors gives it trained ones")
     return open_model(spec, weights, allow=tuple(allow or ()), seed=seed)
+
+
+def open_networks(
+    specs: Sequence[str], weights: Path | None, allow: Collection[str] | None, seed: int = 0
+) -> dict[str, nn.Module]:
+    """The networks that `specs` name; `weights` are those of the ones that are no files.
+
+    Raises InputError for weights where each is a file.
+    """
+    if weights is not None and all(map(is_file, specs)):
+        raise InputError("--weights with files alone", expected="no weights, since the files hold their own")
+    return {spec: open_network(spec, None if is_file(spec) else weights, allow, seed) for spec in specs}
 
 
 def open_named_task(task: str, data: str | None, model: nn.Module, seed: int) -> Task:

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from plisse.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from plisse.train.run import State
 
 Say = Callable[[str], None]
 LEAST_WIDTH = 100
@@ -80,16 +83,35 @@ def counted(doing: str, say: Say) -> Callable[[Iterable[str]], Iterator[str]]:
     return through
 
 
+def stepping(doing: str, say: Say) -> Callable[[State], None]:
+    """A hook of `fit` that says how far training is, with the loss and the time left. Lines in a log stay
+    few."""
+    seen: list[tuple[int, float]] = []  # the first step of this call, which may go on from a checkpoint
+
+    def hook(state: State) -> None:
+        done, every = state.step + 1, 5 if stderr().is_terminal else max(1, state.steps // 8)
+        seen[1:] = [(done, time.monotonic())]
+        (first, began), (_, now) = seen[0], seen[-1]
+        if done > first and (done % every == 0 or done == state.steps):
+            left = (now - began) / (done - first) * (state.steps - done)
+            words = f"{doing}: batch {done:,} of {state.steps:,}, loss {float(state.loss):.3f}"
+            say(f"{words}, {left / 60:.0f} min left" if left > 90 else f"{words}, {left:.0f} s left")
+
+    return hook
+
+
 def note(words: str) -> None:
     """A remark on standard error."""
     stderr().print(f"note: {words}", style="yellow", markup=False, soft_wrap=True)
 
 
-def check_outputs(**paths: Path | None) -> None:
-    """Refuse, before any work, outputs that could not be written in the end, or that are one and the same.
+def check_outputs(reads: Iterable[str | Path | None] = (), /, **paths: Path | None) -> None:
+    """Refuse, before any work, outputs that could not be written in the end, that are one and the same, or
+    that would replace what the command `reads`.
 
     Raises OutputError for a folder, a missing or unwritable place, and anything that is no regular file.
     """
+    sources = {os.path.realpath(one) for one in reads if one is not None and Path(one).is_file()}
     seen: dict[str, str] = {}
     for name, path in paths.items():
         if path is None:
@@ -98,6 +120,11 @@ def check_outputs(**paths: Path | None) -> None:
         place = os.path.realpath(path)
         if place in seen:
             raise InputError(f"{str(path)!r} for {seen[place]} and {option}", expected="two different files")
+        if place in sources:
+            raise InputError(
+                f"{option} {str(path)!r}, which this command reads",
+                expected="another file, so that none is lost",
+            )
         seen[place] = option
         check_output(path, option)
 

@@ -125,7 +125,7 @@ def serve(
     POST /predict {"inputs": [...], "deadline_ms": 20}; GET /points, /metrics (Prometheus), /healthz; PUT and
     DELETE /point to force a point and to release it. Ctrl-C ends it after the running prediction.
     """
-    check_outputs(log=log)
+    check_outputs([*files, profile], log=log)
     _check_installed()
     from plisse.serve.limits import Limits
     from plisse.serve.run import address, is_loopback, listen
@@ -170,10 +170,13 @@ def _governor(
         PolicyName.load: Thresholds("others"),
         PolicyName.energy: EnergySaver(),
     }
+    bounds = Budget.parse(budget) if budget else None
+    if bounds is not None:
+        found.best(bounds, largest(found))  # an error where no point is within
     return Governor(
         found,
         tuple(policies[name] for name in dict.fromkeys(names)),
-        Budget.parse(budget) if budget else None,
+        bounds,
         largest(found),
         dwell,
         log=json_lines(log) if log else None,

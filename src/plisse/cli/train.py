@@ -12,7 +12,7 @@ import typer
 from plisse.cli import examples, options
 from plisse.cli.failures import reported
 from plisse.cli.opening import kind, open_named_task, open_network
-from plisse.cli.output import check_outputs, print_json, stdout, working
+from plisse.cli.output import check_outputs, print_json, stdout, stepping, working
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ Teacher = Annotated[
         help="All points learn from MODEL as it is given, without labels: for a network that is trained.",
     ),
 ]  # fmt: skip
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", metavar="C", show_default=False, rich_help_panel=TRAINING,
+        help="Written every 200 batches; the same command goes on from it where it was stopped.",
+    ),
+]  # fmt: skip
 Out = Annotated[
     Path,
     typer.Option(
@@ -117,6 +124,7 @@ def subspace(
     lr: Rate = None,
     distill: Distill = 0.0,
     teacher: Teacher = False,
+    checkpoint: Checkpoint = None,
     weights: options.Weights = None,
     allow: options.Allow = None,
     task: options.Task = "digits",
@@ -133,7 +141,7 @@ def subspace(
     listed = None if points is None else numbers(points)
     if store is not None and axis == Axis.bits:
         raise InputError(f"--store {store} with --axis bits", expected="one of them: planes have their bits")
-    check_outputs(out=out)
+    check_outputs([model, weights], out=out, checkpoint=checkpoint)
     with working("loading") as say:
         from plisse.adapt.rounded import round_weights
         from plisse.adapt.train import finish, train_subspace
@@ -147,7 +155,16 @@ def subspace(
         say(f"training {len(made.space.points)} points on {task}")
         rate = lr if lr is not None else GENTLE if teacher else FAST
         optimizer = SGD(lr=rate, weight_decay=5e-4)
-        train_subspace(made, taught, steps=steps, distill=distill, optimizer=optimizer, seed=seed)
+        train_subspace(
+            made,
+            taught,
+            steps=steps,
+            distill=distill,
+            optimizer=optimizer,
+            seed=seed,
+            checkpoint=checkpoint,
+            hooks=(stepping("training", say),),
+        )
         if store is not None:
             round_weights(made, store)
             finish(made, opened)

@@ -12,7 +12,7 @@ UNITS = {
     "bytes": {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1024.0, "mib": 1024.0**2},
     "params": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
     "macs": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
-    "latency": {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6},
+    "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
 }
 FIELDS = tuple(UNITS)
 
@@ -82,6 +82,20 @@ class Budget:
             raise InputError(f"an empty budget {text!r}", expected="at least one bound", hint="bytes=0.1x")
         return cls(**limits)
 
+    def __str__(self) -> str:
+        """As `parse` reads it.
+
+        >>> str(Budget.parse("latency=5ms, bytes=10%"))
+        'bytes=0.1x, latency=0.005s'
+        """
+        limits = {name: getattr(self, name) for name in ("bytes", "params", "macs", "latency")}
+        units = {"bytes": "B", "latency": "s"}
+        return ", ".join(
+            f"{name}={limit.value:.12g}{'x' if limit.relative else units.get(name, '')}"
+            for name, limit in limits.items()
+            if limit is not None
+        )
+
     def admits(self, cost: Cost, reference: Cost) -> bool:
         """Whether `cost` stays within every bound; `reference` is what relative bounds refer to.
 
@@ -124,5 +138,6 @@ def _limit(name: str, part: str, number: str, unit: str) -> Limit:
         return Limit(value / 100 if unit == "%" else value, relative=True)
     if unit not in UNITS[name]:
         known = ", ".join(u for u in UNITS[name] if u)
-        raise InputError(f"unit {unit!r} in {part!r}", expected=f"x, %, {known}", hint=f"{name}=0.5x")
+        came = f"unit {unit!r} in {part!r}" if unit else f"{part!r} without a unit"
+        raise InputError(came, expected=f"x, %, {known}", hint=f"{name}=0.5x")
     return Limit(value * UNITS[name][unit])

@@ -85,6 +85,7 @@ def _row(row: Any, number: int) -> ProfileRow:
         _optional(row, "p95", where),
         _whole(row, "memory", where),
         _optional(row, "switch", where),
+        _text(row, "fingerprint", where),
     )
 
 
@@ -107,6 +108,13 @@ def _number(row: Mapping[str, Any], name: str, where: str, low: float = 0.0) -> 
 
 def _optional(row: Mapping[str, Any], name: str, where: str) -> float | None:
     return None if row.get(name) is None else _number(row, name, where)
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{name} {value!r} in {where}", expected="a text")
+    return value
 
 
 def _whole(row: Mapping[str, Any], name: str, where: str) -> int | None:

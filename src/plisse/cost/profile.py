@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ class ProfileRow:
 
     p95: seconds that 95 % of the passes keep to. memory: bytes of the weights and of what lives at most
     during a pass. switch: seconds to make the point the active one. All three are None where not measured.
+    fingerprint: of the weights that were measured (`core.modules.fingerprint`), None where not taken.
     """
 
     point: str
@@ -27,6 +29,7 @@ class ProfileRow:
     p95: float | None = None
     memory: int | None = None
     switch: float | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,32 @@ class Profile:
         within = [row for row in self.rows if budget.admits(row.cost, reference)]
         if not within:
             closest = min(
-                (row.cost for row in self.rows),
-                key=lambda cost: (len(budget.exceeded(cost, reference)), cost.bytes),
+                self.rows,
+                key=lambda row: _excess(row.cost, budget, reference),
                 default=None,
             )
             raise BudgetError(
-                f"a budget that none of {len(self.rows)} points meets", expected=str(budget), closest=closest
+                f"a budget ({budget}) that none of {len(self.rows)} points meets",
+                expected=_least(closest, budget, reference),
+                closest=closest and closest.cost,
             )
         return max(within, key=lambda row: (row.score, -row.cost.bytes))
+
+
+def _excess(cost: Cost, budget: Budget, reference: Cost) -> tuple[int, float]:
+    """How many bounds `cost` breaks, and by which factor at most."""
+    bounds = budget.absolute(reference)
+    factors = [(getattr(cost, name) or math.inf) / bounds[name] for name in budget.exceeded(cost, reference)]
+    return len(factors), max(factors, default=0.0)
+
+
+def _least(closest: ProfileRow | None, budget: Budget, reference: Cost) -> str:
+    """What a budget must allow for the closest row."""
+    if closest is None:
+        return "a profile with points"
+    needs = {name: getattr(closest.cost, name) for name in budget.exceeded(closest.cost, reference)}
+    listed = (f"{name}={'measured' if value is None else f'{value:.6g}'}" for name, value in needs.items())
+    return f"at least {', '.join(listed)}, for {closest.point}, which is the closest"
 
 
 def frontier(rows: Sequence[ProfileRow], by: str = "bytes") -> tuple[ProfileRow, ...]:

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from plisse.adapt.elastic import Point
 from plisse.core.batch import Inputs
 from plisse.errors import BudgetError, InputError, PlisseError
 from plisse.serve.gate import Gate
@@ -25,6 +26,7 @@ from plisse.serve.service import Service
 LOG = logging.getLogger("plisse.serve")
 
 LARGE_BODY = 1 << 16
+DRAINED = 8  # times the limit, read and dropped so that the client hears why
 JSON_TYPE = "application/json"
 STATUSES: tuple[tuple[type[PlisseError], int], ...] = ((InputError, 422), (BudgetError, 409))
 
@@ -33,12 +35,15 @@ def build_app(service: Service) -> Gate:
     """The ASGI application over a service. Sensors and worker start and stop with it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_life(service))
     app.state.service = service
-    app.add_api_route("/", _page, methods=["GET"])
-    app.add_api_route("/healthz", _health, methods=["GET"])
-    app.add_api_route("/points", _points, methods=["GET"])
-    app.add_api_route("/state", _state, methods=["GET"])
-    app.add_api_route("/example", _example, methods=["GET"])
-    app.add_api_route("/metrics", _metrics, methods=["GET"])
+    for path, answer in {
+        "/": _page,
+        "/healthz": _health,
+        "/points": _points,
+        "/state": _state,
+        "/example": _example,
+        "/metrics": _metrics,
+    }.items():
+        app.add_api_route(path, answer, methods=["GET", "HEAD"])
     app.add_api_route("/predict", _predict, methods=["POST"])
     app.add_api_route("/point", _force, methods=["PUT", "POST"])
     app.add_api_route("/point", _release, methods=["DELETE"])
@@ -120,8 +125,18 @@ async def _force(request: Request) -> dict[str, Any]:
     found = fields(parse_json(await _body(request, service.limits)), ("point",), hint)
     if not isinstance(found.get("point"), str):
         raise InputError("no point", expected="the label of a point", hint=hint)
-    service.governor.force(found["point"])
+    service.governor.force(_label(found["point"], service))
     return service.running()
+
+
+def _label(words: str, service: Service) -> str:
+    """The label of the point that `words` name: "width=0.50" is that of "width=0.5"."""
+    if any(row.point == words for row in service.profile.rows):
+        return words
+    try:
+        return str(Point.parse(words))
+    except InputError:
+        return words  # the governor tells which points there are
 
 
 async def _release(request: Request) -> dict[str, Any]:
@@ -137,21 +152,25 @@ async def _body(request: Request, limits: Limits) -> bytes:
         raise refusal(415, f"content type {kind[:80]!r}", JSON_TYPE)
     declared = request.headers.get("content-length", "0")
     too_large = refusal(413, "a body that is too large", f"at most {limits.body} bytes", connection="close")
-    if declared.isdigit() and int(declared[:18]) > limits.body:
+    announced = int(declared[:18]) if declared.isdigit() else 0
+    if announced > DRAINED * limits.body:
         raise too_large
     parts, length = [], 0
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for part in request.stream():
                 length += len(part)
-                if length > limits.body:
-                    raise too_large
-                parts.append(part)
+                if length > DRAINED * limits.body:
+                    break
+                if announced <= limits.body and length <= limits.body:
+                    parts.append(part)
     except TimeoutError as error:
         words = f"a body that took more than {limits.body_seconds:g} s"
         raise refusal(408, words, "a faster one", connection="close") from error
     except ClientDisconnect as error:
         raise refusal(400, "a body that broke off", "a whole one") from error
+    if max(announced, length) > limits.body:  # said only now: clients that still send would not read it
+        raise too_large
     return b"".join(parts)
 
 

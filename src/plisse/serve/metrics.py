@@ -11,6 +11,21 @@ from typing import Any
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 KEPT_REQUESTS = 600
+GAUGES = {
+    "slowdown_ratio": "Seconds of a pass now over those of the profile, as the governor has learned.",
+    "unfinished": "Predictions that run or wait.",
+    "forced": "1 while a point is forced by hand.",
+    "uptime_seconds": "Seconds since the start.",
+    "signal_cpu": "Share of all cores that is busy.",
+    "signal_others": "Share of all cores that other processes keep busy.",
+    "signal_pressure": "Share of time in which some task waited for a core.",
+    "signal_memory": "Share of memory in use.",
+    "signal_battery": "Charge of the battery, 0 to 1.",
+    "signal_plugged": "1 on mains, 0 on battery.",
+    "signal_temperature": "Degrees Celsius of the hottest sensor.",
+    "signal_queue": "Requests that waited behind the last one.",
+    "signal_deadline": "Seconds that the last request might still take.",
+}
 
 
 @dataclass(frozen=True)
@@ -98,10 +113,7 @@ class Metrics:
             ]  # fmt: skip
         running = [(_label("point", label), float(label == active)) for label in points]
         parts.append(_family("point", "gauge", "1 for the point that runs.", running))
-        parts += [
-            _family(name, "gauge", f"{name}, now.".capitalize(), [("", value)])
-            for name, value in gauges.items()
-        ]
+        parts += [_family(name, "gauge", GAUGES[name], [("", value)]) for name, value in gauges.items()]
         return "\n".join(line for part in parts for line in part) + "\n"
 
     def _met(self) -> dict[str, int]:

@@ -97,10 +97,16 @@ def question(body: bytes, form: Form, limits: Limits) -> Question:
 def fields(found: Any, known: tuple[str, ...], hint: str) -> dict[str, Any]:
     """`found` as a dictionary with known keys only."""
     if not isinstance(found, dict):
-        raise InputError(f"a JSON {type(found).__name__}", expected="a JSON object", hint=hint)
+        raise InputError(_json_kind(found), expected="a JSON object", hint=hint)
     if unknown := sorted(set(found) - set(known)):
         raise InputError(f"field {unknown[0][:80]!r}", expected=f"only {', '.join(known)}", hint=hint)
     return found
+
+
+def _json_kind(found: Any) -> str:
+    """What JSON calls it."""
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return f"{kinds.get(type(found), 'a number')} in JSON"
 
 
 def _inputs(given: Any, form: Form, limits: Limits) -> Inputs:
@@ -119,7 +125,7 @@ def _tensor(name: str, value: Any, form: Form, limits: Limits) -> Tensor:
     dtype = _dtype(kind)
     what = f"input {name!r}" if name else "inputs"
     if not isinstance(value, list):
-        raise InputError(f"{what} of type {type(value).__name__}", expected=_expected(form), hint=_hint(form))
+        raise InputError(f"{_json_kind(value)} for {what}", expected=_expected(form), hint=_hint(form))
     try:
         array = np.array(value)
     except (ValueError, OverflowError) as error:

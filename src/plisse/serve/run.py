@@ -14,11 +14,11 @@ import uvicorn
 
 from plisse.errors import InputError
 from plisse.serve.app import build_app
+from plisse.serve.protocol import IDLE_SECONDS, Impatient
 from plisse.serve.service import Service
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 GRACE_SECONDS = 10
-IDLE_SECONDS = 20
 
 
 def is_loopback(host: str) -> bool:
@@ -66,7 +66,8 @@ def make_server(service: Service, started: Callable[[], None] = lambda: None) ->
     """The server that `serve` runs; its `should_exit` ends it from another thread."""
     config = uvicorn.Config(
         _announced(build_app(service), started),
-        log_level="warning",
+        http=Impatient,
+        log_level="error",
         access_log=False,
         server_header=False,
         limit_concurrency=2 * service.limits.clients,

@@ -49,11 +49,11 @@ class Service:
         return self.worker.metrics
 
     def points(self) -> dict[str, Any]:
-        """The profile, and which point runs."""
+        """The profile, smallest file first, and which point runs."""
         best = {row.point for row in frontier(self.profile.rows, by="latency")}
         rows = [
             {**dataclasses.asdict(row), "frontier": row.point in best}
-            for row in sorted(self.profile.rows, key=lambda row: row.cost.latency or 0.0)
+            for row in sorted(self.profile.rows, key=lambda row: (row.cost.bytes, row.cost.latency or 0.0))
         ]
         return {"points": rows, "conditions": dict(self.profile.conditions), **self.running()}
 

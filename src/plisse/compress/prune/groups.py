@@ -24,6 +24,7 @@ from plisse.cost.macs import names_tracked
 from plisse.errors import GraphError
 
 HINT = "pattern=Unstructured(), or ignore=[...] with the module's name"
+RUNS = "inputs that the network takes, from a task that fits it"
 TOLERANCE = 1e-3
 TRACED_SAMPLES = 2
 
@@ -98,7 +99,7 @@ def _run(model: nn.Module, example: Inputs) -> Tensor:
     except Exception as error:
         where = f"in module {running[-1]!r} at operator {last.name!r}"
         message = (str(error) or "no message").splitlines()[0]
-        raise GraphError(f"{type(error).__name__} {where}: {message}", hint=HINT) from error
+        raise GraphError(f"{type(error).__name__} {where}: {message}", hint=RUNS) from error
 
 
 def _reference(trial: nn.Module, example: Inputs) -> Tensor:

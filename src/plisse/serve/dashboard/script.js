@@ -181,7 +181,7 @@ function drawProfile(point, deadline) {
   }
   parts.push(make("text", { x: (left + right) / 2, y: bottom + 40, class: "middle axis" }, "median latency as profiled"));
   if (deadline && deadline <= most) parts.push(make("path", { d: path([[x(deadline), top], [x(deadline), bottom]]), class: "deadline" }));
-  const best = points.filter((row) => row.frontier);
+  const best = points.filter((row) => row.frontier).sort((a, b) => a.cost.latency - b.cost.latency);
   parts.push(make("path", { d: path(best.map((row) => [x(row.cost.latency), y(row.score)])), class: "line" }));
   for (const row of points) {
     const at = { cx: x(row.cost.latency), cy: y(row.score) };
