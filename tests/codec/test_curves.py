@@ -22,7 +22,7 @@ FAST = Settings("warp", "fast")
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch):
-    monkeypatch.setattr(wholeclip, "STEPS", {"fast": 3})
+    monkeypatch.setattr(wholeclip, "STEPS", {"fast": 12})
     networks = {"siren": {"fast": replace(presets.NETWORKS["siren"]["fast"], key_steps=3)}}
     monkeypatch.setattr(curves, "NETWORKS", networks)
     monkeypatch.setattr(curves, "OUR_CRFS", (24.0, 34.0))

@@ -4,6 +4,10 @@ J = sum of squared errors + lambda bits, over base + delta: delta is what is cod
 of each group of tensors with its own step D. Bits are those of a discretised Laplace distribution with scale
 b, R = -log2 [F(q + 1/2) - F(q - 1/2)]; D and b are learned with the rest. In the first 60 % of the steps q is
 disturbed by uniform noise, then it is rounded, gradients passing straight through.
+
+A network that starts from nothing has lambda grow for the first half of its steps, from 1/64: with all of it
+from the start the rate wins before the picture is learned, and a product of layers that are all zero has no
+gradient that leads out again.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from plisse.train.task import Loss
 
 EXPONENTS_PER_OCTAVE = 8
 NOISE_SHARE = 0.6
+RAMP_SHARE, RAMP_OCTAVES = 0.5, 6
 SCALE_LR, STEP_LR = 0.05, 0.01
 LEAST_SCALE = 0.05
 
@@ -146,11 +151,13 @@ def fit_change(
     steps: int,
     lr: float,
     seed: int = 0,
+    ramp: bool = False,
 ) -> Fitted:
     """The change of `base` that minimises squared error + `weight` bits over all frames of `shown`.
 
     Every training step looks at one frame, in an order drawn from `seed`. start: where delta begins. qsteps:
-    the step of each group at the beginning. weight: lambda, squared steps of 8 bits per bit.
+    the step of each group at the beginning. weight: lambda, squared steps of 8 bits per bit. ramp: let it
+    grow to that, for networks that start from nothing.
     """
     change = Change(network, base, start, qsteps)
     pixels = shown[0][1][0].numel()
@@ -160,7 +167,8 @@ def fit_change(
         inputs, target = shown[int(index)]
         made, rate = model(share, inputs)
         error = squared_error(made, target) / pixels
-        total = error + weight / len(shown) * rate / pixels
+        heavy = weight * (ramped(share) if ramp else 1.0)
+        total = error + heavy / len(shown) * rate / pixels
         return Loss(total, {"error": error, "bits": rate})
 
     order = _order(len(shown), steps, seed)
@@ -171,6 +179,15 @@ def fit_change(
         accelerator="cpu", seed=seed,
     )  # fmt: skip
     return _rounded(change, shown, weight)
+
+
+def ramped(share: float) -> float:
+    """The share of lambda that counts at a share of training.
+
+    >>> ramped(0.0), ramped(0.25), ramped(0.5), ramped(1.0)
+    (0.015625, 0.125, 1.0, 1.0)
+    """
+    return 2.0 ** (-RAMP_OCTAVES * max(0.0, 1 - share / RAMP_SHARE))
 
 
 def _order(n: int, steps: int, seed: int) -> list[int]:

@@ -122,6 +122,7 @@ class WholeClip:
         fitted = fit_change(
             network, [((index,), as_units(planes)) for index, planes in enumerate(frames)], zeros, start,
             default_qsteps(network), weight=weight_at(crf), steps=steps, lr=LEARNING_RATE, seed=seed,
+            ramp=True,
         )  # fmt: skip
         return varint(len(frames)) + key_bytes(network, fitted)
 

@@ -185,12 +185,17 @@ class _Moments:
 
     def __init__(self, probe: nn.Module, task: Task) -> None:
         self.probe, self.batches = probe, limited(task.calibration, SAMPLES)
+        self.bound = modules.bound_layers(probe)
         self.calls = called(probe, self.batches[0].inputs) if self.batches else {}
 
     def get(self, name: str) -> Gram | None:
-        """None for a weight that is not multiplied, or that calibration does not reach."""
+        """None for a weight that is not multiplied, that calibration does not reach, or of a bound layer."""
         layer = name.rpartition(".")[0]
-        if layer not in self.calls or not isinstance(self.probe.get_submodule(layer), LAYERS):
+        if (
+            layer in self.bound
+            or layer not in self.calls
+            or not isinstance(self.probe.get_submodule(layer), LAYERS)
+        ):
             return None
         return gram(self.probe, None, layer, self.batches, self.calls[layer])
 

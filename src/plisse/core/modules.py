@@ -20,6 +20,11 @@ HOLDERS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 MATRICES = ("weight_", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
+READ: dict[type, tuple[str, ...]] = {
+    nn.MultiheadAttention: ("out_proj",),
+    nn.TransformerEncoderLayer: ("linear1", "linear2"),
+}
+
 SAMPLED = 4096
 """Numbers of a tensor, at least, that a fingerprint is taken from; all where it has fewer."""
 
@@ -81,6 +86,28 @@ def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if isinstance(module, WEIGHTED):
             yield name, module
+
+
+def bound_layers(model: nn.Module) -> dict[str, str]:
+    """Layers that no other module may stand in for, and why: their weight is another layer's too, or torch's
+    attention and encoder layers read it themselves instead of calling them.
+
+    >>> list(bound_layers(nn.MultiheadAttention(4, 2)))
+    ['out_proj']
+    """
+    reasons: dict[str, str] = {}
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for child in READ.get(type(module), ()):
+            reasons[f"{name}.{child}".lstrip(".")] = f"{type(module).__name__} reads its weight itself"
+        if isinstance(module, WEIGHTED):
+            first = owners.setdefault(id(module.weight), name)
+            if first != name:
+                reasons[name], reasons[first] = (
+                    f"its weight is that of {first!r}",
+                    f"its weight is that of {name!r}",
+                )
+    return reasons
 
 
 def weight_names(model: nn.Module) -> list[str]:

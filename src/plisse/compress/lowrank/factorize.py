@@ -59,7 +59,7 @@ class Factorize:
         layers = dict(modules.weighted_layers(network))
         if name not in layers:
             raise InputError(f"no layer {name!r}", expected=f"one of {', '.join(list(layers)[:4])}, ...")
-        reason = self.scheme.reason(layers[name])
+        reason = self.scheme.reason(layers[name]) or modules.bound_layers(network).get(name)
         if reason is not None:
             raise InputError(f"{name!r} cannot be factorized: {reason}", expected="another layer or scheme")
         return layers[name]

@@ -105,10 +105,10 @@ def decomposable(
     names = list(every)
     edges = {names[0], names[-1]} if len(names) > 2 else set()
     kept = set(without(names, ignore)) - edges
-    taken, notes = {}, []
+    taken, notes, bound = {}, [], modules.bound_layers(model)
     for name in names:
         reason = "first or last layer" if name in edges else "ignored" if name not in kept else None
-        reason = reason or scheme.reason(every[name])
+        reason = reason or scheme.reason(every[name]) or bound.get(name)
         if reason is None and spectrum_sides(scheme, every[name])[2] < 1:
             reason = "too small for two factors"
         if reason is None:

@@ -105,7 +105,9 @@ class TensorDecompose:
     def _taken(self, model: nn.Module) -> tuple[dict[str, Any], list[str]]:
         every = dict(modules.weighted_layers(model))
         taken, notes = {}, []
+        bound = modules.bound_layers(model)
         for name, reason in reasons(every, self.method, self.ignore).items():
+            reason = reason or bound.get(name)
             if reason is None:
                 taken[name] = every[name]
             else:
