@@ -97,7 +97,7 @@ def written_bytes(network: nn.Module) -> int:
     try:
         return len(file_bytes(network))
     except GraphError:
-        state = plain(network).state_dict()
+        state = modules.distinct_state(plain(network))
         return sum(value.numel() * value.element_size() for value in state.values())
 
 

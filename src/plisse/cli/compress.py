@@ -51,7 +51,8 @@ Budget = Annotated[
     typer.Option(
         "--budget", metavar="B", show_default=False, rich_help_panel=options.FAR,
         help="Upper bounds on bytes, params, macs, latency: 'bytes=0.1x, latency=5ms'. x is a share of the "
-        "original. Without --budget, --recipe, --bits and --preset: bytes=0.1x.",
+        "original; macs and latency are of one pass of the task's example batch. Without --budget, --recipe, "
+        "--bits and --preset: bytes=0.1x.",
     ),
 ]  # fmt: skip
 Recipe = Annotated[

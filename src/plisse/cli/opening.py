@@ -89,8 +89,9 @@ def written_bytes(spec: str, model: nn.Module) -> int:
         return Path(spec).stat().st_size
     import safetensors.torch
 
-    state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    return len(safetensors.torch.save(state))
+    from plisse.core.modules import distinct_state
+
+    return len(safetensors.torch.save(distinct_state(model)))
 
 
 def _see_working_folder(*specs: str) -> None:

@@ -68,7 +68,8 @@ class WeightSteps:
         zeros = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
         return fit_change(
             network, [((), as_units(planes))], zeros, start, default_qsteps(network),
-            weight=weight_at(crf), steps=self.key_steps, lr=LEARNING_RATES[self.arch.kind], seed=seed, ramp=True,
+            weight=weight_at(crf), steps=self.key_steps, lr=LEARNING_RATES[self.arch.kind], seed=seed,
+            ramp=True,
         )  # fmt: skip
 
     def _fitted_step(

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from plisse.compress.finetune import FineTune, distilled
-from plisse.compress.fold import FoldBatchNorm
+from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
+from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.recipe import dump_recipe
 from plisse.compress.result import FrontierPoint, Result
 from plisse.compress.run import Run
 from plisse.compress.step import Step, chain
 from plisse.compress.structure import structure_within
 from plisse.compress.within import plan_bytes, shrink_within
-from plisse.core.modules import check_finite
+from plisse.core.modules import check_finite, check_plain
 from plisse.core.origin import origin_of
 from plisse.cost.budget import Budget, Cost
 from plisse.errors import BudgetError, InputError
@@ -27,6 +28,8 @@ from plisse.train.evaluate import evaluate, paired
 from plisse.train.task import Task
 
 PROBES, FINAL_REPEATS = 31, 61
+FINISHING = (AbsorbStatistics, CompactSmall)
+"""Steps of a byte budget that may find nothing left to save."""
 """Timed passes while searching for a width, and of the finished file."""
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -68,6 +71,7 @@ def compress(
     if budget is None and recipe is None:
         raise InputError("neither a budget nor a recipe", expected="one of them", hint="budget='bytes=0.1x'")
     bounds = Budget.parse(budget) if isinstance(budget, str) else budget
+    check_plain(model)
     check_finite(model)
     origin_of(model)
     torch.manual_seed(seed)
@@ -121,8 +125,10 @@ def _run_steps(
     if bounds.bytes is None:
         return [*done, *structure], ()
     limit = bounds.bytes.absolute(before.bytes)
-    run.say("measuring what every tensor costs and loses")
     later = None if bounds.latency else training
+    if done and run.written(run.model) <= limit:
+        return [*done, *structure, *_trained_within(run, later, limit)], ()
+    run.say("measuring what every tensor costs and loses")
     plan = plan_bytes(
         run.model,
         run.task,
@@ -133,9 +139,18 @@ def _run_steps(
         progress=progress,
     )
     for step in plan.steps:
-        run.step(step)
+        run.step(step, asked=not isinstance(step, FINISHING))
     run.model = shrink_within(run.model, limit, run.written)
     return [*done, *structure, *plan.steps], plan.frontier
+
+
+def _trained_within(run: Run, training: FineTune | None, limit: float) -> list[Step]:
+    """Train what the recipe made, which is within the bound on bytes already, and keep it there."""
+    steps: list[Step] = [training] if training else []
+    for step in steps:
+        run.step(step)
+    run.model = shrink_within(run.model, limit, run.written)
+    return steps
 
 
 def steadied(training: FineTune, model: nn.Module) -> FineTune:

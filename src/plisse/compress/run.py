@@ -16,6 +16,7 @@ from plisse.compress.notes import notes_of
 from plisse.compress.quantize.compensate import Compensate
 from plisse.compress.result import StepRow, TensorRow
 from plisse.compress.step import Step
+from plisse.core import modules
 from plisse.core.config import is_default
 from plisse.core.origin import Origin, origin_of
 from plisse.core.reparam import baked, plain
@@ -53,17 +54,18 @@ class Run:
 
     def start(self, score: float) -> Cost:
         """The first row: the network as its users have it, in a plain safetensors file."""
-        state = {name: value.contiguous().clone() for name, value in self.model.state_dict().items()}
-        cost = measure(self.model, self.task.example, written=len(safetensors.torch.save(state)))
+        plain = safetensors.torch.save(modules.distinct_state(self.model))
+        cost = measure(self.model, self.task.example, written=len(plain))
         self.rows.append(StepRow("original", cost, score))
         return cost
 
-    def step(self, step: Step) -> None:
-        """Run one step and note what it did."""
+    def step(self, step: Step, asked: bool = True) -> None:
+        """Run one step and note what it did. asked: by the user, rather than by a budget, so that it has to
+        save something."""
         label = short(step)
         self.say(label)
         self.model = step(self.model, self.task)
-        self.note(label, repairs=isinstance(step, REPAIRS))
+        self.note(label, repairs=not asked or isinstance(step, REPAIRS))
 
     def note(self, label: str, repairs: bool = False) -> None:
         """Add a row for the network as it is now.

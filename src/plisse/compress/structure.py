@@ -8,7 +8,7 @@ numbers where time is not bounded; the whole network is then measured, and what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -70,11 +70,24 @@ def structure_within(
         found.append(thin)
     if not found:
         assert failed is not None
-        raise failed
+        raise failed if isinstance(failed, GraphError) else _out_of_reach(limits, failed)
     judges = held_apart(task)
     if len(found) == 1 or not judges:
         return found[0]
     return min(found, key=lambda each: divergence(each[1], model, task, judges))
+
+
+def _out_of_reach(limits: Mapping[str, float], failed: PlisseError) -> BudgetError:
+    """The bounds, and what the narrowest network takes."""
+    closest = getattr(failed, "closest", None)
+    bounds = ", ".join(f"{name}={limit:.4g}" for name, limit in limits.items())
+    takes = ", ".join(f"{name}={getattr(closest, name) or 0:.4g}" for name in limits)
+    return BudgetError(
+        f"{bounds}, which not even the narrowest network keeps",
+        expected=f"at least {takes}",
+        hint="a wider bound; macs and latency are of one pass of the task's example batch",
+        closest=closest,
+    )
 
 
 def ranks_within(

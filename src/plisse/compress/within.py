@@ -267,8 +267,11 @@ def shrink_within(network: nn.Module, bound: float, written: Written) -> nn.Modu
     while written(rescaled(network, high)) > bound:
         low, high = high, high * 1.1
         if high > 4.0:
+            least = written(rescaled(network, low))
             raise BudgetError(
-                f"a budget of {bound:.0f} bytes", expected="one that steps 4 times as coarse meet"
+                f"a budget of {bound:.0f} bytes",
+                expected=f"at least {least}, which steps 4 times as coarse take",
+                closest=least,
             )
     for _ in range(TRIES):
         middle = (low + high) / 2

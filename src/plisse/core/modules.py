@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from plisse.errors import WeightsError
+from plisse.errors import GraphError, WeightsError
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 """Layers whose one weight matrix is `weight`."""
@@ -110,6 +111,17 @@ def bound_layers(model: nn.Module) -> dict[str, str]:
     return reasons
 
 
+def places(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
+    """Where the tensor of each name lies, every place once: several for a shared one, one for a module that
+    is reached by two names. (torch's `functional_call` ties names by itself, but leaves its tensor behind in
+    a module of two names.)"""
+    found: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for attribute, value in (*module._parameters.items(), *module._buffers.items()):
+            found.setdefault(id(value), []).append(f"{path}.{attribute}".lstrip("."))
+    return {name: found[id(tensor(model, name))] for name in names}
+
+
 def weight_names(model: nn.Module) -> list[str]:
     """The names of all weight matrices, in order of definition: `weight` of every weighted layer, those of
     recurrent layers (`weight_ih_l0`, `weight_hh_l0`, ...) and of torch's multi-head attention.
@@ -139,6 +151,36 @@ def matrices(module: nn.Module) -> dict[str, Tensor]:
         own = module.named_parameters(recurse=False)
         return {name: value for name, value in own if name.startswith(MATRICES)}
     return {}
+
+
+def distinct_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a network with a tensor of several names under its first one alone, as safetensors files
+    hold it.
+
+    >>> list(distinct_state(nn.ModuleList([layer := nn.Linear(1, 1), layer])))
+    ['0.weight', '0.bias']
+    """
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        found.setdefault(id(value), (name, value.detach().contiguous().clone()))
+    return dict(found.values())
+
+
+def check_plain(model: nn.Module) -> None:
+    """Raise WeightsError for weights that are no float32, GraphError for those computed at each call."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"{name!r} in {kind}", expected="float32", hint="model.float(), and inputs alike"
+            )
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise GraphError(
+                f"{name!r} with weights computed at each call (weight_norm, spectral_norm, ...)",
+                expected="plain weights",
+                hint="torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
+            )
 
 
 def check_finite(model: nn.Module) -> None:

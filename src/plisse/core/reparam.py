@@ -71,6 +71,7 @@ class Reparametrized(nn.Module):
         super().__init__()
         self.model = model
         self.table = nn.ModuleDict({_key(name): reparam for name, reparam in reparams.items()})
+        self.places = modules.places(model, reparams)
         for name in reparams:
             modules.tensor(model, name).requires_grad_(False)
 
@@ -80,8 +81,9 @@ class Reparametrized(nn.Module):
         return {key.replace("|", "."): value for key, value in self.table.items()}  # type: ignore[misc]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        weights = {name: reparam() for name, reparam in self.reparams.items()}
-        return functional_call(self.model, weights, args, kwargs)
+        made = {name: reparam() for name, reparam in self.reparams.items()}
+        weights = {place: made[name] for name, places in self.places.items() for place in places}
+        return functional_call(self.model, weights, args, kwargs, tie_weights=False)
 
     def baked(self) -> nn.Module:
         """A plain copy of the network with every effective weight written into it."""

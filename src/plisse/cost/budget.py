@@ -140,4 +140,6 @@ def _limit(name: str, part: str, number: str, unit: str) -> Limit:
         known = ", ".join(u for u in UNITS[name] if u)
         came = f"unit {unit!r} in {part!r}" if unit else f"{part!r} without a unit"
         raise InputError(came, expected=f"x, %, {known}", hint=f"{name}=0.5x")
+    if value * UNITS[name][unit] < 1 and name != "latency":
+        raise InputError(f"{part!r}, less than one", expected="a size, or a share", hint=f"{name}={number}x")
     return Limit(value * UNITS[name][unit])

@@ -92,7 +92,6 @@ def channels_for(
         raise BudgetError(
             "a bound that not even the narrowest network keeps",
             expected="a wider bound",
-            hint="another pattern, or fewer layers in ignore",
             closest=None if cost is None else cost(best),
         )
     tried = {}

@@ -75,7 +75,7 @@ def bit_operations(macs: float, bits: int, input_bits: int | None) -> float:
 
 def float_bytes(model: nn.Module) -> int:
     """Length of the network in a plain safetensors file."""
-    state = {name: value.contiguous().clone() for name, value in baked(model).state_dict().items()}
+    state = modules.distinct_state(baked(model))
     return len(safetensors.torch.save(state))
 
 
