@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from plisse.data.folder import require
 from plisse.data.frames import Chroma, Colour, Frame
+from plisse.data.pictures import picture_files, picture_notes, picture_pixels
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
     import av
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 KINDS = "a video (mp4, mkv, webm, y4m, ...) or a folder of images"
 PLANAR = {
     "yuv420p": ("420", False),
@@ -196,35 +194,15 @@ def _open_folder(path: Path, chroma: Chroma, rate: Fraction) -> Video:
     if rate <= 0:
         raise InputError(f"{float(rate):g} frames per second", expected="above zero")
     files = picture_files(path)
-    if not files:
-        raise InputError(f"{str(path)!r} without images", expected=f"files ending in {', '.join(PICTURES)}")
-    height, width = _pixels(files[0]).shape[:2]
+    height, width = picture_pixels(files[0]).shape[:2]
     colour = Colour("bt709" if height >= HD_ROWS else "bt601", full=True)
-    return Video(path, height, width, rate, len(files), colour, chroma)
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """Image files of a folder; numbers in their names count as numbers: f2 comes before f10."""
-    files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES]
-    return sorted(files, key=lambda file: [_number(part) for part in re.split(r"(\d+)", file.stem)])
-
-
-def _number(part: str) -> tuple[int, int, str]:
-    return (0, int(part), "") if part.isdigit() else (1, 0, part)
+    return Video(path, height, width, rate, len(files), colour, chroma, picture_notes(files))
 
 
 def _pictures(video: Video, start: int, stop: int | None) -> Iterator[Frame]:
     for index, file in islice(enumerate(picture_files(video.path)), start, stop):
-        pixels = torch.from_numpy(_pixels(file))
+        pixels = torch.from_numpy(picture_pixels(file))
         if pixels.shape[:2] != (video.height, video.width):
             size = f"{pixels.shape[1]} x {pixels.shape[0]}"
             raise InputError(f"{file.name} of {size} pixels", expected=f"{video.width} x {video.height}")
         yield Frame.from_rgb(pixels, video.colour, video.chroma, index / video.rate)
-
-
-def _pixels(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    try:
-        with Image.open(file) as image:
-            return np.array(image.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"{file.name}, which is no image ({error})", expected="an image file") from error
