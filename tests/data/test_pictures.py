@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from plisse.data.video import open_video
+from plisse.data.video_notes import HALVED, HALVED_DOWN
 from plisse.errors import InputError
 
 
@@ -50,3 +52,25 @@ def test_what_is_no_image_is_found_before_anything_is_coded(tmp_path: Path) -> N
     (tmp_path / "f1.png").write_text("hello")
     with pytest.raises(InputError, match=r"f1\.png, which is no image"):
         open_video(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "options", "notes"),
+    [
+        ("RGB", "f.png", {}, (HALVED,)),
+        ("RGBA", "f.png", {}, ("transparency is left out", HALVED)),
+        ("LA", "f.png", {}, ("transparency is left out",)),
+        ("L", "f.png", {}, ()),
+        ("P", "f.png", {"transparency": 3}, ("transparency is left out", HALVED)),
+        ("RGB", "f.jpg", {"subsampling": 0}, (HALVED,)),
+        ("RGB", "f.jpg", {"subsampling": 1}, (HALVED_DOWN,)),
+        ("RGB", "f.jpg", {"subsampling": 2}, ()),
+        ("L", "f.jpg", {}, ()),
+    ],
+)
+def test_what_images_lose_is_told(
+    tmp_path: Path, mode: str, name: str, options: dict[str, Any], notes: tuple[str, ...]
+) -> None:
+    Image.new(mode, (16, 16)).save(tmp_path / name, **options)
+    assert open_video(tmp_path).notes == notes
+    assert open_video(tmp_path, "444").notes == tuple(words for words in notes if "chroma" not in words)

@@ -15,6 +15,7 @@ from PIL import Image
 from plisse.data.folder import data_folder
 from plisse.data.frames import Chroma, Colour, Frame
 from plisse.data.video import open_video
+from plisse.data.video_notes import HALVED, HALVED_ACROSS, HALVED_DOWN
 from plisse.data.video_out import write_video
 from plisse.errors import InputError, OutputError
 
@@ -101,16 +102,20 @@ def grey(value: int = 120) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    ("pixel_format", "kind", "note"),
+    ("pixel_format", "kind", "notes"),
     [
-        ("yuv420p10le", "rgb24", "10 bits"),
-        ("yuv422p", "rgb24", "halved"),
-        ("bgra", "rgba", "transparency"),
-        ("gray", "rgb24", ""),
+        ("yuv420p10le", "rgb24", ("10 bits per sample become 8",)),
+        ("yuv422p", "rgb24", (HALVED_DOWN,)),
+        ("yuv440p", "rgb24", (HALVED_ACROSS,)),
+        ("yuv444p", "rgb24", (HALVED,)),
+        ("yuv410p", "rgb24", ()),
+        ("bgra", "rgba", ("transparency is left out", HALVED)),
+        ("yuva420p", "rgba", ("transparency is left out",)),
+        ("gray", "rgb24", ()),
     ],
 )
 def test_other_pixel_formats_become_planes_and_say_so(
-    tmp_path: Path, pixel_format: str, kind: str, note: str
+    tmp_path: Path, pixel_format: str, kind: str, notes: tuple[str, ...]
 ) -> None:
     value = grey()
     if kind == "rgba":
@@ -118,8 +123,7 @@ def test_other_pixel_formats_become_planes_and_say_so(
     video = open_video(save(tmp_path / "a.mkv", pixel_format, [value], kind, [0]))
     [frame] = list(video)
     assert abs(int(frame.rgb()[8, 8, 0]) - 120) <= 3
-    assert bool(video.notes) == bool(note)
-    assert note in " ".join(video.notes)
+    assert video.notes == notes
 
 
 def test_times_of_a_varying_rate_are_kept(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
+from plisse.data.frames import Chroma
+from plisse.data.video_notes import HALVED, HALVED_DOWN
 from plisse.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+GREY = ("1", "L", "LA", "La", "I")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -39,23 +42,37 @@ def picture_pixels(file: Path) -> Pixels:
     """
     with _opened(file) as image:
         if image.mode != "I" and not image.mode.startswith("I;16"):
-            return np.array(image.convert("RGB"))
+            plain = image.convert("RGBA") if image.mode == "P" else image  # Pillow warns of palettes else
+            return np.array(plain.convert("RGB"))
         wide = np.asarray(image).clip(0, 65535).astype(np.int32)
         return np.repeat(((wide + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def picture_notes(files: Sequence[Path]) -> tuple[str, ...]:
+def picture_notes(files: Sequence[Path], chroma: Chroma) -> tuple[str, ...]:
     """Sentences on what frames made of these files do not hold. Only the beginnings of files are read.
 
-    Raises InputError for what is no image.
+    chroma: layout of the planes that come out. Raises InputError for what is no image.
     """
-    return tuple(dict.fromkeys(words for file in files for words in _losses(file)))
+    return tuple(dict.fromkeys(words for file in files for words in _losses(file, chroma)))
 
 
-def _losses(file: Path) -> Iterator[str]:
+def _losses(file: Path, chroma: Chroma) -> Iterator[str]:
     with _opened(file) as image:
         if ";16" in _stored(image) or image.mode == "I":
             yield "16 bits per sample become 8"
+        if image.has_transparency_data:
+            yield "transparency is left out"
+        if chroma == "420" and image.mode not in GREY and not image.mode.startswith("I;16"):
+            yield from _thinned(image)
+
+
+def _thinned(image: Image.Image) -> Iterator[str]:
+    """Only JPEG tells how fine its chroma is; that of others is taken as fine as luma."""
+    sampling = JpegImagePlugin.get_sampling(image) if hasattr(image, "layers") else -1
+    if sampling in (-1, 0):
+        yield HALVED
+    elif sampling == 1:
+        yield HALVED_DOWN
 
 
 def _stored(image: Image.Image) -> str:

@@ -16,6 +16,7 @@ import torch
 from plisse.data.folder import require
 from plisse.data.frames import Chroma, Colour, Frame
 from plisse.data.pictures import picture_files, picture_notes, picture_pixels
+from plisse.data.video_notes import changes
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,9 +87,7 @@ def _open_file(path: Path, chroma: Chroma) -> Video:
         if first is None:
             raise InputError(f"{str(path)!r} without a single frame", expected="at least one frame")
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        notes = _changes(first, chroma, stream.average_rate, stream.guessed_rate)
-        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it apart from the frames
-            notes = ("transparency is left out", *notes)
+        notes = changes(stream, first, chroma)
         n_frames = stream.frames or None
         return Video(
             path, first.height, first.width, Fraction(rate), n_frames, colour_of(first), chroma, notes
@@ -126,21 +125,6 @@ def _guarded(container: Any, path: Path) -> Iterator[av.VideoFrame]:
     except av.error.FFmpegError as error:
         text = f"{path.name} ends early: frame {n_frames} cannot be decoded ({error.strerror})"
         warnings.warn(text, stacklevel=2)
-
-
-def _changes(frame: av.VideoFrame, chroma: Chroma, mean: Any, guessed: Any) -> tuple[str, ...]:
-    """Sentences on what the planes that come out do not hold."""
-    parts = frame.format.components
-    notes = []
-    if any(part.bits > 8 for part in parts):
-        notes.append(f"{parts[0].bits} bits per sample become 8")
-    if any(part.is_alpha for part in parts):
-        notes.append("transparency is left out")
-    if chroma == "420" and not frame.format.name.startswith(("yuv420", "yuvj420", "nv12", "gray")):
-        notes.append("chroma is halved in both directions")
-    if mean and guessed and abs(float(mean / guessed) - 1) > 0.01:
-        notes.append("the frame rate varies; times are kept")
-    return tuple(notes)
 
 
 def colour_of(frame: av.VideoFrame) -> Colour:
@@ -196,7 +180,7 @@ def _open_folder(path: Path, chroma: Chroma, rate: Fraction) -> Video:
     files = picture_files(path)
     height, width = picture_pixels(files[0]).shape[:2]
     colour = Colour("bt709" if height >= HD_ROWS else "bt601", full=True)
-    return Video(path, height, width, rate, len(files), colour, chroma, picture_notes(files))
+    return Video(path, height, width, rate, len(files), colour, chroma, picture_notes(files, chroma))
 
 
 def _pictures(video: Video, start: int, stop: int | None) -> Iterator[Frame]:
