@@ -16,7 +16,7 @@ from plisse.data.folder import data_folder
 from plisse.data.frames import Chroma, Colour, Frame
 from plisse.data.video import open_video
 from plisse.data.video_notes import HALVED, HALVED_ACROSS, HALVED_DOWN
-from plisse.data.video_out import write_video
+from plisse.data.video_out import CODECS, write_video
 from plisse.errors import InputError, OutputError
 
 
@@ -67,6 +67,30 @@ def test_mp4_is_near(tmp_path: Path) -> None:
     assert video.rate == Fraction(30000, 1001)
     for a, b in zip(frames, video, strict=True):
         assert (a.planes[0].float() - b.planes[0].float()).abs().mean() < 4
+
+
+@pytest.mark.parametrize("size", [(33, 30), (32, 31), (33, 31)], ids=["rows", "columns", "both"])
+def test_mp4_of_odd_sizes_repeats_the_border_and_says_so(tmp_path: Path, size: tuple[int, int]) -> None:
+    frames = clip(3, size)
+    height, width = size
+    with pytest.warns(UserWarning, match=rf"a\.mp4: {width} x {height} pixels become \d\d x \d\d"):
+        assert write_video(tmp_path / "a.mp4", frames, 25) == 3
+    video = open_video(tmp_path / "a.mp4")
+    assert (video.height, video.width) == (height + height % 2, width + width % 2)
+    for a, b in zip(frames, video, strict=True):
+        found = b.planes[0].float()
+        assert (a.planes[0].float() - found[:height, :width]).abs().mean() < 4
+        assert (found[height - 1] - found[-1]).abs().mean() < 4
+        assert (found[:, width - 1] - found[:, -1]).abs().mean() < 4
+
+
+def test_what_the_coder_refuses_is_an_error_with_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CODECS, ".mp4", ("libx264", {"preset": "none such"}))
+    with pytest.raises(OutputError, match=r"a\.mp4', which FFmpeg does not write"):
+        write_video(tmp_path / "a.mp4", clip(1, (32, 32)), 25)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_images_sorted_by_number(tmp_path: Path) -> None:
