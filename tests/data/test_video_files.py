@@ -14,6 +14,7 @@ from PIL import Image
 
 from plisse.data.folder import data_folder
 from plisse.data.frames import Chroma, Colour, Frame
+from plisse.data.times import Clock
 from plisse.data.video import open_video
 from plisse.data.video_notes import HALVED, HALVED_ACROSS, HALVED_DOWN
 from plisse.data.video_out import CODECS, write_video
@@ -153,6 +154,35 @@ def test_other_pixel_formats_become_planes_and_say_so(
 def test_times_of_a_varying_rate_are_kept(tmp_path: Path) -> None:
     path = save(tmp_path / "a.mkv", "yuv420p", [grey(9 * k) for k in range(1, 4)], "rgb24", [0, 4, 20])
     assert [frame.time for frame in open_video(path)] == [0, Fraction(1, 25), Fraction(1, 5)]
+
+
+@pytest.mark.parametrize("rate", [30, Fraction(30000, 1001), Fraction(24000, 1001), 60])
+def test_a_constant_rate_is_told_from_the_rounding_of_its_times(tmp_path: Path, rate: Fraction | int) -> None:
+    """Matroska rounds times to milliseconds, on which these rates seldom fall."""
+    write_video(tmp_path / "a.mkv", clip(8) * 5, rate)
+    video = open_video(tmp_path / "a.mkv")
+    assert video.rate == rate
+    assert [frame.time for frame in video] == [Fraction(n) / rate for n in range(40)]
+    assert [frame.time for frame in video.frames(20, 22)] == [20 / Fraction(rate), 21 / Fraction(rate)]
+
+
+def test_a_frame_that_was_dropped_is_no_rounding() -> None:
+    """A whole tick is a whole frame where the container counts in frames."""
+    clock = Clock(Fraction(25), Fraction(1, 25))
+    assert [25 * clock.time(index, ticks) for index, ticks in enumerate([0, 1, 3, 4, 5])] == [0, 1, 3, 4, 5]
+
+
+def test_rounding_of_the_first_time_is_allowed_for_and_drift_is_not() -> None:
+    seeded = np.random.default_rng(0)
+    for start in seeded.uniform(0, 1, 20):
+        clock = Clock(Fraction(30), Fraction(1, 1000))
+        ticks = [round(1000 * (start + n / 30)) for n in range(50)]
+        assert [clock.time(n, t - ticks[0]) for n, t in enumerate(ticks)] == [
+            Fraction(n, 30) for n in range(50)
+        ]
+    slow = Clock(Fraction(30), Fraction(1, 1000))
+    ticks = [round(1000 * n / 29.9) for n in range(50)]
+    assert [slow.time(n, t) for n, t in enumerate(ticks)][20:] == [Fraction(t, 1000) for t in ticks[20:]]
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:

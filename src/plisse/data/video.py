@@ -16,6 +16,7 @@ import torch
 from plisse.data.folder import require
 from plisse.data.frames import Chroma, Colour, Frame
 from plisse.data.pictures import picture_files, picture_notes, picture_pixels
+from plisse.data.times import Clock
 from plisse.data.video_notes import changes
 from plisse.errors import InputError
 
@@ -86,12 +87,10 @@ def _open_file(path: Path, chroma: Chroma) -> Video:
         first = next(_guarded(container, path), None)
         if first is None:
             raise InputError(f"{str(path)!r} without a single frame", expected="at least one frame")
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1 << 16)
         notes = changes(stream, first, chroma)
         n_frames = stream.frames or None
-        return Video(
-            path, first.height, first.width, Fraction(rate), n_frames, colour_of(first), chroma, notes
-        )
+        return Video(path, first.height, first.width, rate, n_frames, colour_of(first), chroma, notes)
 
 
 def _container(path: Path) -> Any:
@@ -141,7 +140,7 @@ def colour_of(frame: av.VideoFrame) -> Colour:
 
 def _decoded(video: Video) -> Iterator[Frame]:
     with _container(video.path) as container:
-        base = container.streams.video[0].time_base or 1 / video.rate
+        clock = Clock(video.rate, container.streams.video[0].time_base or 1 / video.rate)
         first: int | None = None
         for index, frame in enumerate(_guarded(container, video.path)):
             if (frame.height, frame.width) != (video.height, video.width):
@@ -152,7 +151,7 @@ def _decoded(video: Video) -> Iterator[Frame]:
                 )
             first = frame.pts if first is None else first
             ticks = None if first is None or frame.pts is None else frame.pts - first
-            yield _frame(frame, video, index / video.rate if ticks is None else ticks * base)
+            yield _frame(frame, video, clock.time(index, ticks))
 
 
 def _frame(frame: av.VideoFrame, video: Video, time: Fraction) -> Frame:
