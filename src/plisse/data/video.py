@@ -17,6 +17,7 @@ from plisse.data.folder import require
 from plisse.data.frames import Chroma, Colour, Frame
 from plisse.data.pictures import picture_files, picture_notes, picture_pixels
 from plisse.data.times import Clock
+from plisse.data.upright import Turn, turn_of
 from plisse.data.video_notes import changes
 from plisse.errors import InputError
 
@@ -88,9 +89,10 @@ def _open_file(path: Path, chroma: Chroma) -> Video:
         if first is None:
             raise InputError(f"{str(path)!r} without a single frame", expected="at least one frame")
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1 << 16)
-        notes = changes(stream, first, chroma)
+        notes = changes(container, first, chroma)
         n_frames = stream.frames or None
-        return Video(path, first.height, first.width, rate, n_frames, colour_of(first), chroma, notes)
+        height, width = (turn_of(first) or Turn()).size(first.height, first.width)
+        return Video(path, height, width, rate, n_frames, colour_of(first), chroma, notes)
 
 
 def _container(path: Path) -> Any:
@@ -143,15 +145,18 @@ def _decoded(video: Video) -> Iterator[Frame]:
         clock = Clock(video.rate, container.streams.video[0].time_base or 1 / video.rate)
         first: int | None = None
         for index, frame in enumerate(_guarded(container, video.path)):
-            if (frame.height, frame.width) != (video.height, video.width):
+            turn = turn_of(frame) or Turn()
+            height, width = turn.size(frame.height, frame.width)
+            if (height, width) != (video.height, video.width):
                 raise InputError(
-                    f"frame {index} of {frame.width} x {frame.height} pixels",
+                    f"frame {index} of {width} x {height} pixels",
                     expected=f"{video.width} x {video.height} as the first",
                     hint="split the video where its size changes",
                 )
             first = frame.pts if first is None else first
             ticks = None if first is None or frame.pts is None else frame.pts - first
-            yield _frame(frame, video, clock.time(index, ticks))
+            time = clock.time(index, ticks)
+            yield turn.apply(_frame(frame, video, time)).with_chroma(video.chroma)
 
 
 def _frame(frame: av.VideoFrame, video: Video, time: Fraction) -> Frame:
@@ -165,7 +170,7 @@ def _frame(frame: av.VideoFrame, video: Video, time: Fraction) -> Frame:
         kept = FULL_RANGE if full else 1
         frame = frame.reformat(format=f"yuv{layout}p", src_color_range=kept, dst_color_range=kept)
     planes = tuple(_plane(plane) for plane in frame.planes[:3])
-    return Frame(planes, video.colour, time).with_chroma(video.chroma)  # type: ignore[arg-type]
+    return Frame(planes, video.colour, time)  # type: ignore[arg-type]
 
 
 def _plane(plane: Any) -> torch.Tensor:

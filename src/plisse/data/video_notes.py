@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from plisse.data.frames import Chroma, halved
+from plisse.data.upright import turn_of
 
 if TYPE_CHECKING:
     import av
@@ -16,12 +17,35 @@ HALVED_DOWN = "chroma is halved from top to bottom"
 HALVED_ACROSS = "chroma is halved from left to right"
 
 
-def changes(stream: Any, frame: av.VideoFrame, chroma: Chroma) -> tuple[str, ...]:
-    """Sentences on what frames as `frame`, the first of `stream`, lose when they become planes of 8 bits.
+def changes(container: Any, frame: av.VideoFrame, chroma: Chroma) -> tuple[str, ...]:
+    """Sentences on what frames as `frame`, the first video frame of `container`, lose when they become
+    upright planes of 8 bits, and on what is left out beside them.
 
     chroma: layout of the planes that come out.
     """
-    return (*_samples(stream, frame), *_thinned(frame, chroma), *_times(stream))
+    stream = container.streams.video[0]
+    parts = (_samples(stream, frame), _thinned(frame, chroma), _times(stream), _shape(stream, frame))
+    return tuple(words for part in (*parts, _beside(container)) for words in part)
+
+
+def _shape(stream: Any, frame: av.VideoFrame) -> Iterator[str]:
+    turn, aspect = turn_of(frame), stream.sample_aspect_ratio
+    if turn is None:
+        yield f"the picture is not put upright: it is to be turned by {frame.rotation} degrees"
+    elif turn:
+        yield f"the picture is put upright: {turn}"
+    if aspect and aspect != 1:
+        told = f"{aspect.numerator}:{aspect.denominator}"
+        yield f"the shape of pixels ({told}) is not kept; players show them square"
+
+
+def _beside(container: Any) -> Iterator[str]:
+    if container.streams.audio:
+        yield "sound is left out"
+    if container.streams.subtitles:
+        yield "subtitles are left out"
+    if len(container.streams.video) > 1:
+        yield f"only the first of {len(container.streams.video)} streams of pictures is read"
 
 
 def _samples(stream: Any, frame: av.VideoFrame) -> Iterator[str]:
