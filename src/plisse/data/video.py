@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from plisse.data.cut import breaks_off
 from plisse.data.folder import require
 from plisse.data.frames import Chroma, Colour, Frame
 from plisse.data.pictures import picture_files, picture_notes, picture_pixels
@@ -90,6 +91,8 @@ def _open_file(path: Path, chroma: Chroma) -> Video:
             raise InputError(f"{str(path)!r} without a single frame", expected="at least one frame")
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1 << 16)
         notes = changes(container, first, chroma)
+        if breaks_off(container, path, first):
+            notes = ("the file breaks off: what is there is read", *notes)
         n_frames = stream.frames or None
         height, width = (turn_of(first) or Turn()).size(first.height, first.width)
         return Video(path, height, width, rate, n_frames, colour_of(first), chroma, notes)
