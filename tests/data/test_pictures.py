@@ -74,3 +74,15 @@ def test_what_images_lose_is_told(
     Image.new(mode, (16, 16)).save(tmp_path / name, **options)
     assert open_video(tmp_path).notes == notes
     assert open_video(tmp_path, "444").notes == tuple(words for words in notes if "chroma" not in words)
+
+
+def test_photographs_that_lie_on_their_side_are_put_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the first row is the right side: to be turned a quarter to the right
+    stored = slope((16, 24)) >> 8
+    Image.fromarray(stored.astype(np.uint8)).save(tmp_path / "f0.png", exif=exif)
+    video = open_video(tmp_path, "444")
+    [frame] = list(video)
+    assert (video.height, video.width) == (24, 16)
+    assert np.array_equal(frame.planes[0].numpy(), np.rot90(stored, -1))
+    assert video.notes == ("the picture is put upright",)

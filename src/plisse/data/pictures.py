@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, JpegImagePlugin
+from PIL import Image, ImageOps, JpegImagePlugin
 
 from plisse.data.frames import Chroma
 from plisse.data.video_notes import HALVED, HALVED_DOWN
 from plisse.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+ORIENTATION = 0x0112
+"""Tag of EXIF: 1 where rows and columns lie as shown."""
+
 GREY = ("1", "L", "LA", "La", "I")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -36,11 +39,13 @@ def _number(part: str) -> tuple[int, int, str]:
 
 
 def picture_pixels(file: Path) -> Pixels:
-    """Pixels [H, W, 3] of an image, red, green and blue, 0 to 255. 16 bits per sample are rounded to 8.
+    """Pixels [H, W, 3] of an image, red, green and blue, 0 to 255, upright as EXIF tells. 16 bits per sample
+    are rounded to 8.
 
     Raises InputError for what is no image.
     """
-    with _opened(file) as image:
+    with _opened(file) as stored:
+        image = ImageOps.exif_transpose(stored)
         if image.mode != "I" and not image.mode.startswith("I;16"):
             plain = image.convert("RGBA") if image.mode == "P" else image  # Pillow warns of palettes else
             return np.array(plain.convert("RGB"))
@@ -58,6 +63,9 @@ def picture_notes(files: Sequence[Path], chroma: Chroma) -> tuple[str, ...]:
 
 def _losses(file: Path, chroma: Chroma) -> Iterator[str]:
     with _opened(file) as image:
+        known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes all to look behind it
+        if known and image.getexif().get(ORIENTATION, 1) != 1:
+            yield "the picture is put upright"
         if ";16" in _stored(image) or image.mode == "I":
             yield "16 bits per sample become 8"
         if image.has_transparency_data:
