@@ -91,6 +91,15 @@ def test_times_that_vary_come_back(tmp_path):
     assert "holds no times" in result.stderr
 
 
+def test_a_constant_rate_of_30_in_matroska_needs_no_times(tmp_path):
+    frames = [replace(f, time=Fraction(t, 30)) for t, f in enumerate(moving(3))]
+    for name in ("in.mkv", "in.y4m"):
+        write_video(tmp_path / name, frames, 30)
+        run("encode", tmp_path / name, "-o", tmp_path / f"{name}.plv", "--preset", "fast")
+    assert (tmp_path / "in.mkv.plv").read_bytes() == (tmp_path / "in.y4m.plv").read_bytes()
+    assert not json.loads(run("inspect", tmp_path / "in.mkv.plv", "--json"))["times_vary"]
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

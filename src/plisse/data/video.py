@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from plisse.data.cut import breaks_off
 from plisse.data.folder import require
 from plisse.data.frames import Chroma, Colour, Frame
+from plisse.data.pictures import picture_files, picture_notes, picture_pixels
+from plisse.data.times import Clock
+from plisse.data.upright import Turn, turn_of
+from plisse.data.video_notes import changes
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
     import av
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 KINDS = "a video (mp4, mkv, webm, y4m, ...) or a folder of images"
 PLANAR = {
     "yuv420p": ("420", False),
@@ -87,14 +89,13 @@ def _open_file(path: Path, chroma: Chroma) -> Video:
         first = next(_guarded(container, path), None)
         if first is None:
             raise InputError(f"{str(path)!r} without a single frame", expected="at least one frame")
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        notes = _changes(first, chroma, stream.average_rate, stream.guessed_rate)
-        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it apart from the frames
-            notes = ("transparency is left out", *notes)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1 << 16)
+        notes = changes(container, first, chroma)
+        if breaks_off(container, path, first):
+            notes = ("the file breaks off: what is there is read", *notes)
         n_frames = stream.frames or None
-        return Video(
-            path, first.height, first.width, Fraction(rate), n_frames, colour_of(first), chroma, notes
-        )
+        height, width = (turn_of(first) or Turn()).size(first.height, first.width)
+        return Video(path, height, width, rate, n_frames, colour_of(first), chroma, notes)
 
 
 def _container(path: Path) -> Any:
@@ -130,21 +131,6 @@ def _guarded(container: Any, path: Path) -> Iterator[av.VideoFrame]:
         warnings.warn(text, stacklevel=2)
 
 
-def _changes(frame: av.VideoFrame, chroma: Chroma, mean: Any, guessed: Any) -> tuple[str, ...]:
-    """Sentences on what the planes that come out do not hold."""
-    parts = frame.format.components
-    notes = []
-    if any(part.bits > 8 for part in parts):
-        notes.append(f"{parts[0].bits} bits per sample become 8")
-    if any(part.is_alpha for part in parts):
-        notes.append("transparency is left out")
-    if chroma == "420" and not frame.format.name.startswith(("yuv420", "yuvj420", "nv12", "gray")):
-        notes.append("chroma is halved in both directions")
-    if mean and guessed and abs(float(mean / guessed) - 1) > 0.01:
-        notes.append("the frame rate varies; times are kept")
-    return tuple(notes)
-
-
 def colour_of(frame: av.VideoFrame) -> Colour:
     """Matrix and range that a decoded frame declares; unlabelled ones as players take them."""
     if frame.format.is_rgb:
@@ -159,18 +145,21 @@ def colour_of(frame: av.VideoFrame) -> Colour:
 
 def _decoded(video: Video) -> Iterator[Frame]:
     with _container(video.path) as container:
-        base = container.streams.video[0].time_base or 1 / video.rate
+        clock = Clock(video.rate, container.streams.video[0].time_base or 1 / video.rate)
         first: int | None = None
         for index, frame in enumerate(_guarded(container, video.path)):
-            if (frame.height, frame.width) != (video.height, video.width):
+            turn = turn_of(frame) or Turn()
+            height, width = turn.size(frame.height, frame.width)
+            if (height, width) != (video.height, video.width):
                 raise InputError(
-                    f"frame {index} of {frame.width} x {frame.height} pixels",
+                    f"frame {index} of {width} x {height} pixels",
                     expected=f"{video.width} x {video.height} as the first",
                     hint="split the video where its size changes",
                 )
             first = frame.pts if first is None else first
             ticks = None if first is None or frame.pts is None else frame.pts - first
-            yield _frame(frame, video, index / video.rate if ticks is None else ticks * base)
+            time = clock.time(index, ticks)
+            yield turn.apply(_frame(frame, video, time)).with_chroma(video.chroma)
 
 
 def _frame(frame: av.VideoFrame, video: Video, time: Fraction) -> Frame:
@@ -184,7 +173,7 @@ def _frame(frame: av.VideoFrame, video: Video, time: Fraction) -> Frame:
         kept = FULL_RANGE if full else 1
         frame = frame.reformat(format=f"yuv{layout}p", src_color_range=kept, dst_color_range=kept)
     planes = tuple(_plane(plane) for plane in frame.planes[:3])
-    return Frame(planes, video.colour, time).with_chroma(video.chroma)  # type: ignore[arg-type]
+    return Frame(planes, video.colour, time)  # type: ignore[arg-type]
 
 
 def _plane(plane: Any) -> torch.Tensor:
@@ -196,35 +185,15 @@ def _open_folder(path: Path, chroma: Chroma, rate: Fraction) -> Video:
     if rate <= 0:
         raise InputError(f"{float(rate):g} frames per second", expected="above zero")
     files = picture_files(path)
-    if not files:
-        raise InputError(f"{str(path)!r} without images", expected=f"files ending in {', '.join(PICTURES)}")
-    height, width = _pixels(files[0]).shape[:2]
+    height, width = picture_pixels(files[0]).shape[:2]
     colour = Colour("bt709" if height >= HD_ROWS else "bt601", full=True)
-    return Video(path, height, width, rate, len(files), colour, chroma)
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """Image files of a folder; numbers in their names count as numbers: f2 comes before f10."""
-    files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES]
-    return sorted(files, key=lambda file: [_number(part) for part in re.split(r"(\d+)", file.stem)])
-
-
-def _number(part: str) -> tuple[int, int, str]:
-    return (0, int(part), "") if part.isdigit() else (1, 0, part)
+    return Video(path, height, width, rate, len(files), colour, chroma, picture_notes(files, chroma))
 
 
 def _pictures(video: Video, start: int, stop: int | None) -> Iterator[Frame]:
     for index, file in islice(enumerate(picture_files(video.path)), start, stop):
-        pixels = torch.from_numpy(_pixels(file))
+        pixels = torch.from_numpy(picture_pixels(file))
         if pixels.shape[:2] != (video.height, video.width):
             size = f"{pixels.shape[1]} x {pixels.shape[0]}"
             raise InputError(f"{file.name} of {size} pixels", expected=f"{video.width} x {video.height}")
         yield Frame.from_rgb(pixels, video.colour, video.chroma, index / video.rate)
-
-
-def _pixels(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    try:
-        with Image.open(file) as image:
-            return np.array(image.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"{file.name}, which is no image ({error})", expected="an image file") from error

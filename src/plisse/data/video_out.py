@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -39,8 +40,9 @@ def write_video(
     must be new or empty. timed: frames come at their own times, to 1/90000 of a second (in .mkv to 1/1000),
     counted from the first one, rather than evenly; .y4m and folders hold no times.
 
-    Raises InputError for no frames, frames of several sizes or another suffix, OutputError where the disk
-    does not take them.
+    H.264 with halved chroma takes even sizes only: in .mp4, the last row and the last column of others come
+    twice, and a warning says so. Raises InputError for no frames, frames of several sizes or another suffix,
+    OutputError where the disk or the coder does not take them.
     """
     path, rate = Path(path), Fraction(rate).limit_denominator(1 << 16)
     if rate <= 0:
@@ -112,9 +114,10 @@ def _coded(path: Path, first: Frame, rate: Fraction, timed: bool) -> Iterator[Pu
     import av
 
     codec, options = CODECS[path.suffix.lower()]
-    with _aside(path) as aside, av.open(str(aside), "w") as container:
+    height, width = _sides(path, first, codec)
+    with _aside(path) as aside, _refusals(path), av.open(str(aside), "w") as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options)
-        stream.height, stream.width = first.size
+        stream.height, stream.width = height, width
         stream.pix_fmt = f"yuv{first.chroma}p"
         stream.codec_context.color_range = 2 if first.colour.full else 1
         stream.codec_context.colorspace = MATRIX_NUMBERS[first.colour.matrix]
@@ -123,23 +126,51 @@ def _coded(path: Path, first: Frame, rate: Fraction, timed: bool) -> Iterator[Pu
         count = iter(range(1 << 62))
 
         def put(frame: Frame) -> None:
-            place = round((frame.time - first.time) / tick) if timed else next(count)
-            container.mux(stream.encode(_picture(frame, place, tick)))
+            picture = _picture(frame, height, width)
+            picture.pts = round((frame.time - first.time) / tick) if timed else next(count)
+            picture.time_base = tick
+            container.mux(stream.encode(picture))
 
         yield put
         container.mux(stream.encode(None))
 
 
-def _picture(frame: Frame, index: int, tick: Fraction) -> Any:
+def _sides(path: Path, first: Frame, codec: str) -> tuple[int, int]:
+    """Height and width that are coded; a warning where they are not those of the frames."""
+    height, width = first.size
+    if codec != "libx264" or first.chroma != "420" or not (height % 2 or width % 2):
+        return height, width
+    sides = height + height % 2, width + width % 2
+    words = f"{width} x {height} pixels become {sides[1]} x {sides[0]}: H.264 takes even sizes"
+    warnings.warn(f"{path.name}: {words}; the border is repeated", stacklevel=2)
+    return sides
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """What FFmpeg does not take is an OutputError; errors of the disk go upwards as they are."""
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        came = f"{str(path)!r}, which FFmpeg does not write ({error.strerror})"
+        raise OutputError(came, expected="frames that the coder takes", hint="a name in .y4m") from error
+
+
+def _picture(frame: Frame, height: int, width: int) -> Any:
+    """A frame as FFmpeg has it; borders are repeated to the right and below, up to height and width."""
     import av
     import numpy as np
 
-    picture = av.VideoFrame(frame.size[1], frame.size[0], f"yuv{frame.chroma}p")
+    picture = av.VideoFrame(width, height, f"yuv{frame.chroma}p")
     for target, plane in zip(picture.planes, frame.planes, strict=True):
         rows = np.zeros((target.height, target.line_size), np.uint8)
-        rows[:, : target.width] = plane.numpy()
+        missing = (target.height - plane.shape[0], target.width - plane.shape[1])
+        rows[:, : target.width] = np.pad(plane.numpy(), [(0, n) for n in missing], mode="edge")
         target.update(rows.tobytes())
-    picture.pts, picture.time_base = index, tick
     picture.color_range = 2 if frame.colour.full else 1
     return picture
 
