@@ -21,7 +21,7 @@ from plisse.cli.nodata import (
     score_note,
 )
 from plisse.cli.opening import kind, open_named_task, open_network
-from plisse.cli.output import check_outputs, counted, print_json, stdout, working
+from plisse.cli.output import check_new_folder, check_outputs, counted, print_json, stdout, working
 from plisse.cli.output import note as remark
 from plisse.cli.quantizing import (
     Activations,
@@ -138,6 +138,8 @@ def compress(
         "keep_images": keep_images,
     }
     check_no_data(data, task, **made_flags)
+    if keep_images is not None:
+        check_new_folder(keep_images, "--keep-images", out, report)
     check_flags(bits, preset, activations=activations, group=group, rounding=rounding)
     with working("loading"):
         from plisse.bitstream.atomic import write_atomic

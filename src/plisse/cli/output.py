@@ -146,6 +146,23 @@ def check_output(path: Path, option: str) -> None:
     check_folder(target.parent, f"{option} {str(path)!r}")
 
 
+def check_new_folder(path: Path, option: str, *files: Path | None) -> None:
+    """Refuse, before any work, a folder to be filled that holds something, that cannot be made, or that is
+    to be one of the `files` as well. Hidden files do not count.
+
+    Raises OutputError.
+    """
+    came = f"{option} {str(path)!r}"
+    if any(file is not None and os.path.realpath(file) == os.path.realpath(path) for file in files):
+        raise OutputError(f"{came}, which another option names", expected="the name of a folder of its own")
+    above = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not above.is_dir():
+        raise OutputError(f"{came}, where {str(above)!r} is a file", expected="the name of a folder")
+    if above == path and any(not inside.name.startswith(".") for inside in path.iterdir()):
+        raise OutputError(f"{came}, a folder that is not empty", expected="a new or an empty folder")
+    check_folder(above, came)
+
+
 def check_folder(folder: Path, came: str) -> None:
     """Try it: permission bits say little to the superuser and nothing about a read-only disk."""
     probe = folder / f".{secrets.token_hex(8)}.tmp"
