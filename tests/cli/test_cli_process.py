@@ -41,6 +41,17 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     assert shown.stderr.splitlines()[-1].startswith("error: got ")
 
 
+def test_an_interrupt_while_libraries_load_is_told_in_json(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    shown = started(
+        "compress", "digits_cnn", "-o", str(tmp_path / "a.plisse"), "--json",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    assert shown.returncode == 130, shown.stderr
+    assert json.loads(shown.stdout)["error"]["type"] == "Interrupted"
+    assert "Traceback" not in shown.stderr
+
+
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, ParamSpec
 import typer
 
 from plisse.errors import PlisseError
+from plisse.report.plain import plain
 
 DEBUG = "PLISSE_DEBUG"
 INTERRUPTED = 130
@@ -61,9 +62,7 @@ def _fail(words: str, code: int, as_json: bool, found: dict[str, Any]) -> NoRetu
     line = " ".join(words.split())
     typer.echo(f"error: {line}", err=True)
     if as_json:
-        from plisse.cli.output import plain_json
-
-        typer.echo(json.dumps({"error": plain_json({**found, "message": line, "exit_code": code})}))
+        typer.echo(json.dumps({"error": plain({**found, "message": line, "exit_code": code})}))
     raise typer.Exit(code)
 
 

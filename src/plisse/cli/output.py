@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from plisse.errors import InputError, OutputError
+from plisse.report.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,13 +42,7 @@ def stderr() -> Console:
 
 def print_json(data: Any) -> None:
     """One JSON document on standard output."""
-    typer.echo(json.dumps(plain_json(data), indent=2, ensure_ascii=False))
-
-
-def plain_json(data: Any) -> Any:
-    from plisse.report.record import plain
-
-    return plain(data)
+    typer.echo(json.dumps(plain(data), indent=2, ensure_ascii=False))
 
 
 @contextlib.contextmanager
