@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,6 +141,7 @@ def compress(
     check_no_data(data, task, **made_flags)
     if keep_images is not None:
         check_new_folder(keep_images, "--keep-images", out, report)
+    _check_rate(finetune_lr, finetune)
     check_flags(bits, preset, activations=activations, group=group, rounding=rounding)
     with working("loading"):
         from plisse.bitstream.atomic import write_atomic
@@ -149,8 +151,6 @@ def compress(
         from plisse.cost.budget import Budget as Bounds
         from plisse.report.html import write_report
 
-        if finetune_lr is not None and not finetune:
-            raise InputError("--finetune-lr without --finetune", expected="both", hint="--finetune 500")
         given: list[Step] = [read_recipe(recipe)] if recipe else []
         wanted = budget or (DEFAULT_BUDGET if recipe is None and bits is None and preset is None else None)
         bounds = Bounds.parse(wanted) if wanted else None
@@ -188,6 +188,13 @@ def compress(
     _show(result, out, report, as_json)
     if made is not None and not as_json:
         remark(score_note(made))
+
+
+def _check_rate(rate: float | None, batches: int) -> None:
+    if rate is not None and not batches:
+        raise InputError("--finetune-lr without --finetune", expected="both", hint="--finetune 500")
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise InputError(f"--finetune-lr {rate}", expected="a number above 0", hint="--finetune-lr 0.02")
 
 
 def _allowed(model: str, allow: list[str] | None) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def compress(
     if budget is None and recipe is None:
         raise InputError("neither a budget nor a recipe", expected="one of them", hint="budget='bytes=0.1x'")
     bounds = Budget.parse(budget) if isinstance(budget, str) else budget
+    training = FineTune(steps=finetune_steps, lr=finetune_lr, seed=seed) if finetune_steps else None
     check_finite(model)
     origin_of(model)
     torch.manual_seed(seed)
@@ -75,7 +76,6 @@ def compress(
     run = Run(model, model, distilled(task, model), strict, allow, say, {"task": kind, **(notes or {})})
     score_before = evaluate(model, task)
     before = run.start(score_before.score)
-    training = FineTune(steps=finetune_steps, lr=finetune_lr, seed=seed) if finetune_steps else None
     done, frontier = _run_steps(run, bounds, recipe, training, before, keep_statistics, progress)
     data = run.data(run.model)
     decoded = run.decoded(data)
