@@ -41,6 +41,30 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     assert shown.stderr.splitlines()[-1].startswith("error: got ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (("compress", "digits_cnn", "-o", "a.plisse", "--bits", "foo"), "BadParameter", "--bits"),
+        (("compress", "digits_cnn"), "MissingParameter", "-o"),
+        (("inspect", "a.plisse", "--flops"), "NoSuchOption", "--flops"),
+        (("video", "no"), "UsageError", "no"),
+    ],
+)
+def test_mistyped_options_are_one_line_and_json(arguments: tuple[str, ...], kind: str, words: str) -> None:
+    shown = started(*arguments, "--json")
+    assert shown.returncode == 2, shown.stderr
+    found = json.loads(shown.stdout)["error"]
+    assert (found["type"], found["exit_code"]) == (kind, 2)
+    assert words in found["message"]
+    assert shown.stderr == f"error: {found['message']}\n"
+
+
+def test_help_is_help_beside_json() -> None:
+    shown = started("inspect", "--json", "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "plisse inspect" in shown.stdout
+
+
 def test_an_interrupt_while_libraries_load_is_told_in_json(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
     shown = started(
