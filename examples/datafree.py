@@ -5,6 +5,7 @@ end, and nothing between sees them.
 """
 
 from pathlib import Path
+from tempfile import mkdtemp
 
 import plisse
 from plisse.compress.datafree.schemes import SCHEMES
@@ -33,8 +34,9 @@ def main() -> None:
         print(f"{name} images, {made.report.mean_bns:.3f} from the statistics of the training data:")
         print(f"  {agreement:.3f} of held-apart images as before, {accuracy:.3f} of the digits are right")
 
-    made.save_folders(Path("images"))
-    print(f"{len(made)} images in images/CLASS/*.png, a data set like any other")
+    folder = Path(mkdtemp(prefix="images-"))
+    made.save_folders(folder)
+    print(f"{len(made)} images in {folder}/CLASS/*.png, a data set like any other")
 
 
 if __name__ == "__main__":

@@ -185,6 +185,8 @@ def test_one_path_for_two_outputs_is_refused(calls: Calls, tmp_path: Path) -> No
         (("--budget", "bits=3"), 2, "bytes=0.1x or latency=5ms"),
         (("--task", "cifar10:a", "--data", "b"), 2, "--task cifar10 --data b"),
         (("--finetune-lr", "0.1"), 2, "--finetune 500"),
+        (("--finetune", "2", "--finetune-lr", "-3"), 2, "a number above 0"),
+        (("--finetune", "2", "--finetune-lr", "nan"), 2, "a number above 0"),
     ],
 )
 def test_options_that_contradict_are_explained(

@@ -51,6 +51,11 @@ def test_compress_without_data_shows_what_it_used(weights: Path, tmp_path: Path)
     assert "What was used in place of data" in text
     assert "data:image/png;base64," in text
     assert len(list(images.glob("*/*.png"))) == 40
+    assert f"--task 'images:{images}?size=8,channels=1' uses them again" in done.stderr
+    again = plisse(
+        "evaluate", out, "--task", f"images:{images}?size=8,channels=1", "--json"
+    )  # what the note says
+    assert again.exit_code == 0, again.output
     assert len(targets(open_model(out))) == 2  # folded, and still able to be compressed without data
 
 
@@ -145,6 +150,36 @@ def test_flags_that_need_no_data_say_so(flags: tuple[object, ...], tmp_path: Pat
     done = plisse("compress", "digits_cnn", "-o", tmp_path / "a.plisse", *flags)
     assert done.exit_code == 2
     assert f"{flags[0]} without --data none" in done.output
+
+
+@pytest.mark.parametrize("kept", ["file", "full", "file/inside", "a.plisse"])
+def test_a_folder_for_images_is_checked_before_they_are_made(
+    kept: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "3").mkdir(parents=True)
+    monkeypatch.setattr("plisse.cli.compress.made_samples", lambda *_: pytest.fail("the work has begun"))
+    given = ("--weights", weights, "--data", "none", "--keep-images", tmp_path / kept)
+    done = plisse("compress", "digits_cnn", *given, "-o", tmp_path / "a.plisse")
+    assert done.exit_code == 9, done.output
+    assert f"--keep-images '{tmp_path / kept}'" in done.stderr
+
+
+def test_images_that_no_file_can_hold_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    given = (
+        "--data",
+        "none",
+        "--scheme",
+        "gaussian",
+        "--input-shape",
+        "5x8x8",
+        "--keep-images",
+        tmp_path / "k",
+    )
+    done = plisse("compress", "digits_cnn", *given, "-o", tmp_path / "a.plisse")
+    assert done.exit_code == 2
+    assert "--keep-images with inputs of 5x8x8" in done.stderr
+    assert "making" not in done.stderr
 
 
 def test_a_task_beside_no_data_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,41 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (("compress", "digits_cnn", "-o", "a.plisse", "--bits", "foo"), "BadParameter", "--bits"),
+        (("compress", "digits_cnn"), "MissingParameter", "-o"),
+        (("inspect", "a.plisse", "--flops"), "NoSuchOption", "--flops"),
+        (("video", "no"), "UsageError", "no"),
+    ],
+)
+def test_mistyped_options_are_one_line_and_json(arguments: tuple[str, ...], kind: str, words: str) -> None:
+    shown = started(*arguments, "--json")
+    assert shown.returncode == 2, shown.stderr
+    found = json.loads(shown.stdout)["error"]
+    assert (found["type"], found["exit_code"]) == (kind, 2)
+    assert words in found["message"]
+    assert shown.stderr == f"error: {found['message']}\n"
+
+
+def test_help_is_help_beside_json() -> None:
+    shown = started("inspect", "--json", "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "plisse inspect" in shown.stdout
+
+
+def test_an_interrupt_while_libraries_load_is_told_in_json(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    shown = started(
+        "compress", "digits_cnn", "-o", str(tmp_path / "a.plisse"), "--json",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    assert shown.returncode == 130, shown.stderr
+    assert json.loads(shown.stdout)["error"]["type"] == "Interrupted"
+    assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
 def test_a_signal_ends_the_run_with_its_code_and_nothing_written(

@@ -85,3 +85,9 @@ def test_data_that_do_not_fit_and_networks_that_remember_nothing_are_told(weight
     missing = plisse("similarity", "digits_cnn", "--weights", weights, "--data", "no/such/folder")
     assert missing.exit_code != 0
     assert "no/such/folder" in missing.output
+
+
+def test_data_of_another_shape_are_an_error_in_one_line(weights: Path, photos: Path) -> None:
+    done = plisse("similarity", "digits_cnn", "--weights", weights, "--data", photos)
+    assert done.exit_code == 2, done.output
+    assert "(4, 1, 32, 32) that digits_cnn cannot take" in done.stderr

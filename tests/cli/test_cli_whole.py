@@ -62,6 +62,12 @@ def test_evaluate_gives_the_same_score_in_a_process_of_its_own(file: Path) -> No
     assert here["low"] <= here["score"] <= here["high"]
 
 
+def test_profile_refuses_a_network_that_the_task_does_not_fit(file: Path) -> None:
+    done = plisse("profile", file, "resnet20", "--repeats", 3)
+    assert done.exit_code == 2, done.output
+    assert "that resnet20 cannot take" in done.stderr
+
+
 def test_profile_marks_what_nothing_beats(file: Path) -> None:
     done = plisse("profile", file, "digits_cnn", "--seed", 1, "--repeats", 3, "--json")
     assert done.exit_code == 0, done.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,7 @@ from plisse.compress.prune.patterns import Channels
 from plisse.compress.prune.prune import Prune
 from plisse.compress.result import Result
 from plisse.compress.step import chain
-from plisse.core.batch import Inputs, call
+from plisse.core.batch import BatchList, Inputs, call
 from plisse.core.origin import Origin, with_origin
 from plisse.core.reparam import baked
 from plisse.cost.macs import count_macs
@@ -161,6 +162,16 @@ def test_neither_budget_nor_recipe_is_refused(model: nn.Module, task: Task) -> N
 def test_a_network_that_the_task_does_not_fit_is_refused(task: Task) -> None:
     with pytest.raises(InputError, match="cannot take"):
         compress(open_model("resnet20"), task, budget="bytes=0.1x")
+
+
+@pytest.mark.parametrize("part", ["holdout", "calibration", "train"])
+def test_a_part_of_the_task_that_is_empty_is_named_before_any_work(
+    part: str, model: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plisse.compress.compress.evaluate", lambda *_: pytest.fail("the work has begun"))
+    empty = dataclasses.replace(task, **{part: BatchList(())})
+    with pytest.raises(InputError, match=f"'digits' with an empty {part}"):
+        compress(model, empty, budget="bytes=0.5x", finetune_steps=1)
 
 
 def test_nan_is_refused_before_any_work(model: nn.Module, task: Task) -> None:

@@ -31,7 +31,7 @@ from plisse.core.modules import clone
 from plisse.core.reparam import baked
 from plisse.data.images import UNIT, Augmentation, Normalization
 from plisse.data.mixing import CutOut, MixUp
-from plisse.errors import GraphError, InputError
+from plisse.errors import GraphError, InputError, OutputError
 from plisse.train.evaluate import evaluate
 from plisse.train.tasks import open_task
 
@@ -101,6 +101,29 @@ def test_a_folder_of_images_is_a_data_set_of_its_own(made: Synthetic, tmp_path: 
     )
     nearest = distances.amin(1)
     assert float(nearest.max()) < 1e-3
+
+
+def test_classes_that_no_image_fell_into_keep_their_place(made: Synthetic, tmp_path: Path) -> None:
+    classes = len(made.report.histogram)
+    labels = 1 + torch.arange(40) % (classes - 1)  # none in class 0
+    Synthetic(made.images, labels, made.report, made.domain).save_folders(tmp_path)
+    task = open_task(f"images:{tmp_path}?size=8")
+    shown = torch.cat([batch.inputs for batch in task.holdout]).flatten(1)
+    found = torch.cat([batch.target for batch in task.holdout])
+    nearest = torch.cdist(shown, made.images.flatten(1)).argmin(1)
+    assert len(found) >= 8
+    assert torch.equal(found, labels[nearest])
+
+
+def test_images_of_two_runs_are_not_mixed(made: Synthetic, tmp_path: Path) -> None:
+    (tmp_path / ".hidden").touch()
+    made.save_folders(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="not empty"):
+        made.save_folders(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(OutputError, match="can be made"):
+        made.save_folders(tmp_path / ".hidden")
 
 
 def test_a_batch_of_views_is_as_many_times_as_large() -> None:

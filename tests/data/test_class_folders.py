@@ -72,3 +72,40 @@ def test_train_without_test_is_refused(tmp_path: Path) -> None:
         write(tmp_path / "train" / name / "1.png")
     with pytest.raises(InputError, match="without test"):
         read_class_folders(tmp_path)
+
+
+def test_listed_classes_keep_their_place_without_images(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("owl\nant\nbee\n")
+    for name in ("owl", "bee"):
+        for number in range(10):
+            write(tmp_path / name / f"{number}.png", 90 if name == "owl" else 30, size=4)
+    train, test = read_class_folders(tmp_path, size=4)
+    assert train.classes == ("owl", "ant", "bee")
+    assert dict(zip(train.pixels[:, 0, 0, 0].tolist(), train.labels.tolist(), strict=True)) == {90: 0, 30: 2}
+    assert set(test.labels.tolist()) == {0, 2}
+    write(tmp_path / "cat" / "1.png")
+    with pytest.raises(InputError, match=r"cat'; expected one that classes\.txt names"):
+        read_class_folders(tmp_path, size=4)
+    (tmp_path / "classes.txt").write_text("owl\nowl\n")
+    with pytest.raises(InputError, match="each once"):
+        read_class_folders(tmp_path, size=4)
+
+
+def test_listed_classes_hold_for_train_and_test_folders(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("c\nb\na\n")
+    for part, names in (("train", "ac"), ("test", "a")):
+        for name in names:
+            write(tmp_path / part / name / "1.png", size=4)
+    train, test = read_class_folders(tmp_path, size=4)
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2], [2])
+
+
+def test_grey_images_have_one_channel(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for number in range(2):
+            write(tmp_path / name / f"{number}.png", 77, size=4, grey=number == 1)
+    train, _ = read_class_folders(tmp_path, size=4, channels=1)
+    assert train.pixels.shape == (2, 4, 4, 1)
+    assert set(train.pixels.flatten().tolist()) == {77}
+    with pytest.raises(InputError, match="2 channels"):
+        read_class_folders(tmp_path, channels=2)

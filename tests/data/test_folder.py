@@ -36,3 +36,18 @@ def test_no_folder_is_said_with_what_to_set(monkeypatch: pytest.MonkeyPatch) -> 
 def test_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere.*expected a table"):
         folder.require(tmp_path / "nowhere", "a table")
+
+
+def test_a_relative_path_is_told_where_it_starts_or_where_it_lies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "data" / "birds").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv(folder.VARIABLE, str(tmp_path / "data"))
+    with pytest.raises(InputError) as raised:
+        folder.require("cats")
+    assert raised.value.hint == f"check the path: it starts in {tmp_path / 'here'}"
+    with pytest.raises(InputError) as raised:
+        folder.require("birds")
+    assert raised.value.hint == str(tmp_path / "data" / "birds")

@@ -76,9 +76,20 @@ def test_weights_that_do_not_fit_say_how(tmp_path: Path) -> None:
         open_model("digits_cnn", saved(small, path, **{"fc2.bias": bias}))
 
 
+def test_integers_for_real_weights_are_refused_by_name(tmp_path: Path) -> None:
+    source, path = open_model("digits_cnn"), tmp_path / "w.safetensors"
+    whole = torch.arange(10, dtype=torch.int8)
+    with pytest.raises(WeightsError, match=r"'fc2.bias' of int8.*expected floating-point"):
+        open_model("digits_cnn", saved(source, path, **{"fc2.bias": whole}))
+    halved = open_model("digits_cnn", saved(source, path, **{"fc2.bias": whole.half()}))
+    assert halved.fc2.bias.tolist() == list(range(10))
+
+
 def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         open_model("digits_cnn", tmp_path / "absent.safetensors")
+    with pytest.raises(InputError, match=r"weights '\.', a folder; expected a \.safetensors file"):
+        open_model("digits_cnn", ".")
     pickled = tmp_path / "w.pth"
     pickled.write_bytes(b"\x80\x04")
     with pytest.raises(InputError, match="could run code"):

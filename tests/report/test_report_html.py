@@ -17,7 +17,8 @@ from plisse.compress.result import FrontierPoint
 from plisse.cost.budget import Cost
 from plisse.errors import OutputError
 from plisse.report.html import page, write_report
-from plisse.report.record import plain, record
+from plisse.report.plain import plain
+from plisse.report.record import record
 
 VOID = {"img", "meta", "rect", "line", "circle", "polyline", "wbr", "br"}
 OUTSIDE = ("http://", "https://", "src=", "<link", "<script", "@import", "url(", "href=")

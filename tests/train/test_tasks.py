@@ -72,6 +72,12 @@ def test_class_folders(tmp_path: Path) -> None:
     for task in (open_task(f"images:{tmp_path}?size=16"), open_task("images?size=16", tmp_path)):
         check_contract(task, 4)
         assert task.example.shape == (16, 3, 16, 16)
+    for task in (
+        open_task(f"images:{tmp_path}?size=8", model=open_model("digits_cnn")),
+        open_task(f"images:{tmp_path}?size=8,channels=1"),
+    ):
+        assert task.example.shape == (16, 1, 8, 8), "grey, as the network takes them, or as asked for"
+        assert 0 <= task.example.min() < task.example.max() <= 1
     with pytest.raises(InputError, match="option 'width'"):
         open_task(f"images:{tmp_path}?width=16")
     with pytest.raises(InputError, match="size=-1"):

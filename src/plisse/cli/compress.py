@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,7 @@ from plisse.cli.nodata import (
     score_note,
 )
 from plisse.cli.opening import kind, open_named_task, open_network
-from plisse.cli.output import check_outputs, counted, print_json, stdout, working
+from plisse.cli.output import check_new_folder, check_outputs, counted, print_json, stdout, working
 from plisse.cli.output import note as remark
 from plisse.cli.quantizing import (
     Activations,
@@ -139,6 +140,9 @@ def compress(
         "keep_images": keep_images,
     }
     check_no_data(data, task, **made_flags)
+    if keep_images is not None:
+        check_new_folder(keep_images, "--keep-images", out, report)
+    _check_rate(finetune_lr, finetune)
     check_flags(bits, preset, activations=activations, group=group, rounding=rounding)
     with working("loading"):
         from plisse.bitstream.atomic import write_atomic
@@ -148,8 +152,6 @@ def compress(
         from plisse.cost.budget import Budget as Bounds
         from plisse.report.html import write_report
 
-        if finetune_lr is not None and not finetune:
-            raise InputError("--finetune-lr without --finetune", expected="both", hint="--finetune 500")
         given: list[Step] = [read_recipe(recipe)] if recipe else []
         wanted = budget or (DEFAULT_BUDGET if recipe is None and bits is None and preset is None else None)
         bounds = Bounds.parse(wanted) if wanted else None
@@ -187,6 +189,13 @@ def compress(
     _show(result, out, report, as_json)
     if made is not None and not as_json:
         remark(score_note(made))
+
+
+def _check_rate(rate: float | None, batches: int) -> None:
+    if rate is not None and not batches:
+        raise InputError("--finetune-lr without --finetune", expected="both", hint="--finetune 500")
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise InputError(f"--finetune-lr {rate}", expected="a number above 0", hint="--finetune-lr 0.02")
 
 
 def _allowed(model: str, allow: list[str] | None) -> tuple[str, ...]:

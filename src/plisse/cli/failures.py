@@ -13,6 +13,7 @@ from typing import Any, NoReturn, ParamSpec
 import typer
 
 from plisse.errors import PlisseError
+from plisse.report.plain import plain
 
 DEBUG = "PLISSE_DEBUG"
 INTERRUPTED = 130
@@ -55,16 +56,30 @@ def details(error: PlisseError) -> dict[str, Any]:
     return found
 
 
+def misused(error: Exception) -> int:
+    """Tell an option that could not be read like any other failure, with --json; gives the exit code.
+
+    Raises `error` again where it is something else.
+    """
+    if not hasattr(error, "format_message"):  # typer's own class of them has moved between its versions
+        raise error
+    code = int(getattr(error, "exit_code", 2))
+    _tell(error.format_message(), code, True, {"type": type(error).__name__})
+    return code
+
+
 def _fail(words: str, code: int, as_json: bool, found: dict[str, Any]) -> NoReturn:
+    _tell(words, code, as_json, found)
+    raise typer.Exit(code)
+
+
+def _tell(words: str, code: int, as_json: bool, found: dict[str, Any]) -> None:
     if os.environ.get(DEBUG):
         traceback.print_exc(file=sys.stderr)
     line = " ".join(words.split())
     typer.echo(f"error: {line}", err=True)
     if as_json:
-        from plisse.cli.output import plain_json
-
-        typer.echo(json.dumps({"error": plain_json({**found, "message": line, "exit_code": code})}))
-    raise typer.Exit(code)
+        typer.echo(json.dumps({"error": plain({**found, "message": line, "exit_code": code})}))
 
 
 def _close_pipe() -> NoReturn:

@@ -16,7 +16,7 @@ from plisse import __version__
 from plisse.cli import examples, train, video
 from plisse.cli.compress import compress
 from plisse.cli.demo import demo
-from plisse.cli.failures import DEBUG
+from plisse.cli.failures import DEBUG, misused
 from plisse.cli.files import export, inspect
 from plisse.cli.measure import evaluate, profile
 from plisse.cli.points import select
@@ -77,4 +77,14 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if "--json" in sys.argv:
+        sys.exit(_for_machines())
     app()
+
+
+def _for_machines() -> int:
+    """The command with mistyped options told as JSON too; without --json typer draws a box around them."""
+    try:
+        return app(standalone_mode=False) or 0
+    except Exception as error:
+        return misused(error)

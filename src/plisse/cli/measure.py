@@ -167,9 +167,12 @@ def _profile(
     from plisse.cost.measure import interleaved, measure
     from plisse.cost.profile import Profile, ProfileRow
     from plisse.train.evaluate import evaluate as score
+    from plisse.train.evaluate import outputs_of
 
     say("timing")
     example = first_samples(task.example, batch)
+    for spec, network in networks.items():
+        outputs_of(network, example, spec)  # all must take the inputs of one task
     times = interleaved(networks, example, repeats=repeats)
     rows = []
     for spec, network in networks.items():

@@ -73,7 +73,8 @@ Keep = Annotated[
     Path | None,
     typer.Option(
         "--keep-images", metavar="DIR", show_default=False, rich_help_panel=options.NO_DATA,
-        help="With --data none: also write the images as PNG files, a folder per class.",
+        help="With --data none: also write the images as PNG files, a folder per class, into DIR: a new or "
+        "an empty folder.",
     ),
 ]  # fmt: skip
 
@@ -157,6 +158,20 @@ def known_shape(network: nn.Module, name: str) -> tuple[int, ...]:
     )
 
 
+def kept_note(folder: Path, sides: tuple[int, ...]) -> str:
+    """Where the images are, and the task that gives them to a network once more.
+
+    >>> print(kept_note(Path("d"), (1, 8, 8)))
+    the images are in d; --task 'images:d?size=8,channels=1' uses them again
+    """
+    channels, height, width = sides
+    if height != width:
+        return f"the images are in {folder}; --task images: would stretch them, for it reads squares alone"
+    options = [f"size={width}"] * (width != 32) + [f"channels={channels}"] * (channels != 3)
+    task = f"'images:{folder}?{','.join(options)}'" if options else f"images:{folder}"
+    return f"the images are in {folder}; --task {task} uses them again"
+
+
 def _images(
     network: nn.Module,
     name: str,
@@ -173,6 +188,11 @@ def _images(
 
     sides = parsed_shape(shape) if shape is not None else known_shape(network, name)
     _check_scheme(network, name, scheme)
+    if keep is not None and (len(sides) != 3 or sides[0] not in (1, 3)):
+        raise InputError(
+            f"--keep-images with inputs of {'x'.join(map(str, sides))}",
+            expected="images of 1 or 3 channels, to be PNG files",
+        )
     stderr().print(f"· making {samples} images from {name} ({scheme.value})", markup=False, soft_wrap=True)
     made = synthesize(
         network,
@@ -185,7 +205,7 @@ def _images(
     )
     if keep is not None:
         made.save_folders(keep)
-        note(f"the images are in {keep}; --task images:{keep} uses them again")
+        note(kept_note(keep, sides))
     return Made(data_free(network, made, seed=seed), made_images(made))
 
 

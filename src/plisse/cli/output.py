@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from plisse.errors import InputError, OutputError
+from plisse.report.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,13 +42,7 @@ def stderr() -> Console:
 
 def print_json(data: Any) -> None:
     """One JSON document on standard output."""
-    typer.echo(json.dumps(plain_json(data), indent=2, ensure_ascii=False))
-
-
-def plain_json(data: Any) -> Any:
-    from plisse.report.record import plain
-
-    return plain(data)
+    typer.echo(json.dumps(plain(data), indent=2, ensure_ascii=False))
 
 
 @contextlib.contextmanager
@@ -144,6 +139,23 @@ def check_output(path: Path, option: str) -> None:
             hint=f"mkdir -p {path.parent}",
         )
     check_folder(target.parent, f"{option} {str(path)!r}")
+
+
+def check_new_folder(path: Path, option: str, *files: Path | None) -> None:
+    """Refuse, before any work, a folder to be filled that holds something, that cannot be made, or that is
+    to be one of the `files` as well. Hidden files do not count.
+
+    Raises OutputError.
+    """
+    came = f"{option} {str(path)!r}"
+    if any(file is not None and os.path.realpath(file) == os.path.realpath(path) for file in files):
+        raise OutputError(f"{came}, which another option names", expected="the name of a folder of its own")
+    above = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not above.is_dir():
+        raise OutputError(f"{came}, where {str(above)!r} is a file", expected="the name of a folder")
+    if above == path and any(not inside.name.startswith(".") for inside in path.iterdir()):
+        raise OutputError(f"{came}, a folder that is not empty", expected="a new or an empty folder")
+    check_folder(above, came)
 
 
 def check_folder(folder: Path, came: str) -> None:

@@ -72,6 +72,8 @@ def similarity(
     So read the network's confidence beside it.
     """
     with working(f"loading {model}") as say:
+        from plisse.train.evaluate import outputs_of
+
         network = open_network(model, weights, allow, seed)
         found: dict[str, Similarity] = {}
         shaped: Batches | None = None
@@ -79,6 +81,8 @@ def similarity(
             say(f"measuring {spec}")
             task = open_named_task(_task_of(spec), None, network, seed)
             shaped = getattr(task, part.value)
+            if len(shaped):
+                outputs_of(network, shaped[0].inputs, model)  # of the right shape, or a clear error
             found[spec] = _measured(network, shaped, samples, seed)
         assert shaped is not None
         say(f"measuring {NOISE}")

@@ -71,6 +71,8 @@ def compress(
     if budget is None and recipe is None:
         raise InputError("neither a budget nor a recipe", expected="one of them", hint="budget='bytes=0.1x'")
     bounds = Budget.parse(budget) if isinstance(budget, str) else budget
+    training = FineTune(steps=finetune_steps, lr=finetune_lr, seed=seed) if finetune_steps else None
+    _check_parts(task, bounds, training)
     check_plain(model)
     check_finite(model)
     origin_of(model)
@@ -79,7 +81,6 @@ def compress(
     run = Run(model, model, distilled(task, model), strict, allow, say, {"task": kind, **(notes or {})})
     score_before = evaluate(model, task)
     before = run.start(score_before.score)
-    training = FineTune(steps=finetune_steps, lr=finetune_lr, seed=seed) if finetune_steps else None
     done, frontier = _run_steps(run, bounds, recipe, training, before, keep_statistics, progress)
     data = run.data(run.model)
     decoded = run.decoded(data)
@@ -177,6 +178,18 @@ def _run_structure(
     for step in steps:
         run.step(step)
     return steps
+
+
+def _check_parts(task: Task, bounds: Budget | None, training: FineTune | None) -> None:
+    """Raise InputError, before any work, for the first part of `task` that will be needed and is empty."""
+    needed = {
+        "holdout": "to score on",
+        **({"calibration": "to measure what bytes are worth"} if bounds and bounds.bytes else {}),
+        **({"train": "to fine-tune on"} if training else {}),
+    }
+    for part, why in needed.items():
+        if not len(getattr(task, part)):
+            raise InputError(f"task {task.name!r} with an empty {part}", expected=f"a batch at least, {why}")
 
 
 def _check(bounds: Budget, after: Cost, before: Cost) -> None:

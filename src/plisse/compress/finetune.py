@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,10 @@ class FineTune:
     devices: int = 1
     checkpoint: str | None = None
     progress: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise InputError(f"lr={self.lr} of FineTune", expected="a learning rate above 0, such as 0.02")
 
     def __call__(self, model: nn.Module, task: Task) -> nn.Module:
         tuned = modules.clone(model)

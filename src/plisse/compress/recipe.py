@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -57,7 +59,7 @@ from plisse.compress.sphere.domain import Box, CalibrationBox, Observed, Unbound
 from plisse.compress.sphere.shared import SharedGrid
 from plisse.compress.split import SplitOutliers
 from plisse.compress.step import Chain, Step, chain
-from plisse.core.config import from_data, to_data
+from plisse.core.config import TYPE_KEY, from_data, to_data, unknown_type
 from plisse.data.mixing import CutOut, MixUp
 from plisse.errors import InputError
 from plisse.train.optimizers import SGD, AdamW
@@ -114,7 +116,10 @@ def dump_recipe(recipe: Step) -> str:
 
 
 def parse_recipe(text: str) -> Chain:
-    """The inverse of `dump_recipe`. Raises InputError for anything that is no list of known steps."""
+    """The inverse of `dump_recipe`. A name alone, `- Quantize`, is the step with its defaults.
+
+    Raises InputError for anything that is no list of known steps with fields of their types.
+    """
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -122,11 +127,21 @@ def parse_recipe(text: str) -> Chain:
     names = ", ".join(step.__name__ for step in STEPS)
     if not isinstance(data, list) or not data:
         raise InputError("a recipe that is no list", expected="a list of '- type: NAME'", hint=names)
-    steps = from_data(data, TYPES)
-    for step in steps:
-        if not isinstance(step, STEPS):
-            raise InputError(f"{step!r} in a recipe", expected=f"a step: {names}")
-    return chain(*steps)
+    return chain(*(_step(item) for item in data))
+
+
+def _step(item: Any) -> Step:
+    """One step of a recipe, from its name or its fields."""
+    given = {TYPE_KEY: item} if isinstance(item, str) else item
+    names = [step.__name__ for step in STEPS]
+    if not isinstance(given, Mapping) or TYPE_KEY not in given:
+        raise InputError(f"{item!r} in a recipe", expected="a step", hint="- type: Quantize")
+    if given[TYPE_KEY] not in TYPES:
+        raise unknown_type(str(given[TYPE_KEY]), TYPES, names)
+    step = from_data(given, TYPES)
+    if not isinstance(step, STEPS):
+        raise InputError(f"{step!r} in a recipe", expected=f"a step: {', '.join(names)}")
+    return step  # type: ignore[return-value]
 
 
 def read_recipe(path: str | Path) -> Chain:

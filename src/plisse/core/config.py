@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
+from plisse.core.fields import as_number, fits, hints, words
 from plisse.errors import InputError
 
 TYPE_KEY = "type"
@@ -30,7 +32,11 @@ def to_data(value: Any) -> Any:
 
 
 def from_data(data: Any, types: Mapping[str, type]) -> Any:
-    """The inverse of `to_data`; only the types in the table are built. Lists become tuples."""
+    """The inverse of `to_data`; only the types in the table are built. Lists become tuples.
+
+    A name alone stands for the type with its defaults, where a field wants a value of that type. Raises
+    InputError for unknown names, and for values that are not what a field is annotated with.
+    """
     if isinstance(data, Mapping) and TYPE_KEY in data:
         return _build(dict(data), types)
     if isinstance(data, Mapping):
@@ -42,14 +48,45 @@ def from_data(data: Any, types: Mapping[str, type]) -> Any:
 
 def _build(data: dict[str, Any], types: Mapping[str, type]) -> Any:
     name = data.pop(TYPE_KEY)
-    if name not in types:
-        raise InputError(f"unknown type {name!r} in a recipe", expected=f"one of {', '.join(sorted(types))}")
-    known = {field.name for field in dataclasses.fields(types[name])}
-    if unknown := sorted(set(data) - known):
+    kind = types.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise unknown_type(str(name), types)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if strange := sorted(map(str, set(data) - set(fields))):
         raise InputError(
-            f"unknown field {unknown[0]!r} of {name}", expected=f"one of {', '.join(sorted(known))}"
+            f"unknown field {strange[0]!r} of {name}", expected=f"one of {', '.join(sorted(fields))}"
         )
-    return types[name](**{key: from_data(item, types) for key, item in data.items()})
+    if missing := [field.name for field in fields.values() if _is_needed(field) and field.name not in data]:
+        raise InputError(f"{name} without {missing[0]}", expected=f"{missing[0]}: a value")
+    known = hints(kind)
+    given = {key: _value(f"{key} of {name}", item, known.get(key, Any), types) for key, item in data.items()}
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}, which cannot be made ({error})", expected="fields that fit") from error
+
+
+def _value(place: str, data: Any, hint: Any, types: Mapping[str, type]) -> Any:
+    """The value of one field. Raises InputError for one that is not what the field wants."""
+    value = as_number(from_data(data, types), hint)
+    if not fits(value, hint) and isinstance(value, str) and value in types:
+        value = _build({TYPE_KEY: value}, types)
+    if not fits(value, hint):
+        raise InputError(f"{value!r} for {place}", expected=words(hint, types.values()))
+    return value
+
+
+def unknown_type(name: str, types: Mapping[str, type], wanted: Iterable[str] = ()) -> InputError:
+    """An error that gives the nearest names. wanted: those to choose from, without them all of `types`."""
+    among = list(wanted) or list(types)
+    lower = {one.lower(): one for one in among}
+    near = [lower[one] for one in get_close_matches(name.lower(), list(lower), 4)]
+    expected = f"a name such as {', '.join(near or sorted(among)[:12])}"
+    return InputError(f"unknown type {name!r} in a recipe", expected=expected)
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def is_default(field: dataclasses.Field[Any], value: Any) -> bool:

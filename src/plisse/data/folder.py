@@ -40,18 +40,22 @@ def data_set(*parts: str) -> Path:
 
 
 def require(path: str | Path, what: str = "data") -> Path:
-    """`path`, if it exists.
+    """`path`, if it exists. A relative one starts in the working folder, not in the data folder.
 
     Raises InputError that says what should be there.
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise InputError(
-            f"{str(path)!r}, which does not exist",
-            expected=what,
-            hint=f"check the path, or set {VARIABLE} to the folder of data sets",
-        )
+        raise InputError(f"{str(path)!r}, which does not exist", expected=what, hint=_nearby(path))
     return path
+
+
+def _nearby(path: Path) -> str:
+    """The same path in the data folder, where it is there."""
+    named = os.environ.get(VARIABLE)
+    if named and not path.is_absolute() and (Path(named) / path).exists():
+        return str(Path(named) / path)
+    return f"check the path: it starts in {Path.cwd()}" if not path.is_absolute() else "check the path"
 
 
 def _starts() -> Iterator[Path]:

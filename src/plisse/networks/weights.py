@@ -26,7 +26,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = require(path, "a .safetensors file")
     if path.suffix != ".safetensors":
         raise InputError(
-            f"weights {path.name!r}",
+            f"weights {str(path)!r}{', a folder' * path.is_dir()}",
             expected="a .safetensors file; pickled checkpoints could run code",
             hint="safetensors.torch.save_file(torch.load(old, weights_only=True), new)",
         )
@@ -41,8 +41,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Path = "the checkpoint") -> None:
     """Write every tensor of `state` into `model`, in place, after checking that all fit.
 
-    Raises WeightsError with the first tensor of another shape, else the missing and unexpected names, and for
-    values that are not finite. Counters of batch normalization may be missing.
+    Raises WeightsError with the first tensor of another shape, or of integers for real numbers, else the
+    missing and unexpected names, and for values that are not finite. Counters of batch normalization may be
+    missing.
     """
     own = model.state_dict()
     for name, value in state.items():
@@ -51,6 +52,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Path
                 f"{name!r} of shape {tuple(value.shape)} in {str(source)!r}",
                 expected=f"{tuple(own[name].shape)}",
                 hint="a network with the same options, such as resnet20(classes=100)",
+            )
+        if name in own and own[name].is_floating_point() and not value.is_floating_point():
+            raise WeightsError(
+                f"{name!r} of {str(value.dtype).removeprefix('torch.')} in {str(source)!r}",
+                expected="floating-point numbers",
+                hint="the checkpoint before it was quantized",
             )
     missing = [name for name in own if name not in state and not name.endswith(OPTIONAL)]
     unexpected = [name for name in state if name not in own]

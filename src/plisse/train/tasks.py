@@ -49,11 +49,12 @@ def open_task(
 ) -> Task:
     """The task that `spec` names.
 
-    spec: `digits`, `cifar10:DIR`, `images:DIR` (one folder per class; `images:DIR?size=64`), `stsb:DIR`,
-    `sst2:DIR`, or `package.module:task`, a callable that gives a `Task` (of the arguments here it gets those
-    that it has parameters for, and the options in the spec). data: the folder, instead of `:DIR`; without
-    either, cifar10, stsb and sst2 are looked for in the data folder. model: the network, whose tokenizer text
-    needs. batch_size: samples per batch. seed: splits, calibration samples, order of training.
+    spec: `digits`, `cifar10:DIR`, `images:DIR` (one folder per class; `images:DIR?size=64,channels=1`),
+    `stsb:DIR`, `sst2:DIR`, or `package.module:task`, a callable that gives a `Task` (of the arguments here it
+    gets those that it has parameters for, and the options in the spec). data: the folder, instead of `:DIR`;
+    without either, cifar10, stsb and sst2 are looked for in the data folder. model: the network, whose
+    tokenizer text needs, and whose first convolution tells whether images are grey. batch_size: samples per
+    batch. seed: splits, calibration samples, order of training.
 
     Raises InputError for an unknown name and for missing or broken data.
 
@@ -97,14 +98,23 @@ def cifar10(request: Request) -> Task:
     return _assembled(request, train, calibration, test, IMAGENET)
 
 
-def images(request: Request, size: int = 32) -> Task:
+def images(request: Request, size: int = 32, channels: int | None = None) -> Task:
     """Folders of images, one per class: augmented for training, 512 training images without labels for
-    calibration."""
+    calibration. channels: 3, normalized by ImageNet's mean and deviation, or 1, from 0 (black) to 1 (white);
+    without, what the network's first convolution takes."""
     if request.place is None:
         raise InputError("'images' without a folder", expected=LAYOUT, hint="images:DIR")
-    train, test = read_class_folders(request.place, size, request.seed)
+    channels = channels or _channels(request.model)
+    train, test = read_class_folders(request.place, size, request.seed, channels)
     calibration = train.sample(N_CALIBRATION, request.seed)
-    return _image_task(request, train, calibration, test, IMAGENET, Augmentation(max(1, size // 8)))
+    normalization = IMAGENET if channels == 3 else UNIT
+    return _image_task(request, train, calibration, test, normalization, Augmentation(max(1, size // 8)))
+
+
+def _channels(model: nn.Module | None) -> int:
+    """1 where the first convolution takes grey images, else 3."""
+    found = (layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)) if model else ()
+    return 1 if next(iter(found), 3) == 1 else 3
 
 
 def stsb_task(request: Request, max_tokens: int = 256) -> Task:

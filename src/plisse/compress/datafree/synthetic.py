@@ -19,8 +19,9 @@ from torch import Tensor
 
 from plisse.bitstream.atomic import write_atomic
 from plisse.compress.datafree.priors import Domain
+from plisse.data.class_folders import CLASSES
 from plisse.data.images import ImageSet, Normalization
-from plisse.errors import InputError
+from plisse.errors import InputError, OutputError
 
 HEADER = "plisse synthetic"
 
@@ -79,23 +80,47 @@ class Synthetic:
         write_atomic(path, safetensors.torch.save(tensors, {HEADER: json.dumps(header)}))
 
     def save_folders(self, folder: str | Path) -> None:
-        """Write FOLDER/CLASS/00000.png ..., which the task `images:FOLDER` reads.
+        """Write FOLDER/CLASS/00000.png ..., which the task `images:FOLDER` reads, and FOLDER/classes.txt,
+        so that classes which no image fell into keep their place.
 
-        Grey values are stretched to 8 bits. Raises InputError where inputs are no images of 1 or 3 channels.
+        Grey values are stretched to 8 bits. Raises InputError where inputs are no images of 1 or 3 channels,
+        and for a folder that holds something, such as other images; OutputError for one that cannot be made.
         """
         images = self.image_set()
         if images.pixels.shape[3] not in (1, 3) or images.labels is None:
             raise InputError(
                 f"images of {images.pixels.shape[3]} channels", expected="1 or 3, to be PNG files"
             )
+        folder = new_folder(folder)
         pixels = np.rint(images.pixels * (255 / images.white)).astype(np.uint8)
         width = len(str(len(images.classes) - 1))
+        names = [f"{label:0{width}d}" for label in range(len(images.classes))]
+        (folder / CLASSES).write_text("\n".join([*names, ""]), encoding="utf-8")
         for number, (image, label) in enumerate(zip(pixels, images.labels.tolist(), strict=True)):
-            place = Path(folder) / f"{label:0{width}d}"
-            place.mkdir(parents=True, exist_ok=True)
+            place = folder / names[label]
+            place.mkdir(exist_ok=True)
             kept = io.BytesIO()
             Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(kept, "PNG")
             (place / f"{number:05d}.png").write_bytes(kept.getvalue())
+
+
+def new_folder(path: str | Path) -> Path:
+    """A folder that is empty but for hidden files; made where it is missing.
+
+    Raises InputError for one that holds something, OutputError where it cannot be made.
+    """
+    folder = Path(path)
+    if folder.is_dir() and any(not inside.name.startswith(".") for inside in folder.iterdir()):
+        raise InputError(
+            f"folder {str(folder)!r}, which is not empty",
+            expected="a new or an empty one, so that images of two runs are not mixed",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"folder {str(path)!r}: {reason}", expected="a folder that can be made") from error
+    return folder
 
 
 def load_synthetic(path: str | Path) -> Synthetic:
