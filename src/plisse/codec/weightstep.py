@@ -69,7 +69,7 @@ class WeightSteps:
         return fit_change(
             network, [((), as_units(planes))], zeros, start, default_qsteps(network),
             weight=weight_at(crf), steps=self.key_steps, lr=LEARNING_RATES[self.arch.kind], seed=seed,
-            ramp=True,
+            ramp=self.arch.kind == "conv",
         )  # fmt: skip
 
     def _fitted_step(
