@@ -6,8 +6,8 @@ b, R = -log2 [F(q + 1/2) - F(q - 1/2)]; D and b are learned with the rest. In th
 disturbed by uniform noise, then it is rounded, gradients passing straight through.
 
 A convolutional network that starts from nothing has lambda grow for the first half of its steps, from 1/64:
-with all of it from the start the rate wins before the picture is learned, and a product of layers that are all
-zero has no gradient that leads out again. (Coordinate networks do not collapse, and gain nothing by it.)
+with all of it from the start the rate wins before the picture is learned, and a product of layers that are
+all zero has no gradient that leads out again. (Coordinate networks do not collapse, and gain nothing by it.)
 """
 
 from __future__ import annotations
