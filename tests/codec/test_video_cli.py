@@ -107,3 +107,28 @@ def test_errors_have_codes(tmp_path, source, words, code):
     result = runner.invoke(app, [str(names.get(word, word)) for word in words])
     assert result.exit_code == code
     assert "error: got" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("encode", "{in}", "-o", "{in}"), "--out"),
+        (("encode", "{in}", "-o", "{link}"), "--out"),
+        (("encode", "{in}", "{folder}/other.plv", "-o", "{folder}"), "--out"),
+        (("decode", "{clip}", "-o", "{clip}"), "--out"),
+        (("compare", "{in}", "--no-networks", "--report", "{in}"), "--report"),
+    ],
+)
+def test_what_is_read_is_never_written(tmp_path, source, words, option):
+    (tmp_path / "folder").mkdir()
+    names = {"in": source, "link": tmp_path / "link.plv", "folder": tmp_path / "folder"}
+    names["clip"] = tmp_path / "clip.mkv"
+    names["link"].symlink_to(source)
+    run("encode", source, "-o", names["clip"], "--preset", "fast")
+    run("encode", source, "-o", tmp_path / "folder" / "other.plv", "--preset", "fast")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = runner.invoke(app, [word.format(**names) for word in words])
+    assert result.exit_code == 2
+    assert f"got {option} " in result.stderr
+    assert "which this command reads" in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

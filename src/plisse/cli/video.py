@@ -14,7 +14,7 @@ import typer
 
 from plisse.cli import examples, options
 from plisse.cli.failures import reported
-from plisse.cli.output import check_output, note, print_json, stderr, stdout, working
+from plisse.cli.output import note, print_json, stderr, stdout, working
 from plisse.cli.video_compare import compare
 from plisse.cli.video_options import (
     Backend,
@@ -35,6 +35,7 @@ from plisse.cli.video_options import (
     Start,
     VideosIn,
 )  # fmt: skip
+from plisse.cli.video_places import check_not_read, check_place
 from plisse.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def encode(
 def _targets(videos: Sequence[Path], out: Path) -> list[Path]:
     """One file for one video; for several, files in the folder `out` with their names."""
     if len(videos) == 1:
-        check_output(out, "--out")
+        check_place(out, "--out", videos)
         return [out]
     names = [f"{video.name if video.is_dir() else video.stem}.plv" for video in videos]
     if len(set(names)) < len(names):
@@ -110,7 +111,7 @@ def _targets(videos: Sequence[Path], out: Path) -> list[Path]:
     except OSError as error:
         raise OutputError(f"--out {str(out)!r}", expected="a folder, for several videos") from error
     for name in names:
-        check_output(out / name, "--out")
+        check_place(out / name, "--out", videos)
     return [out / name for name in names]
 
 
@@ -196,6 +197,7 @@ def decode(
 ) -> None:
     """Decode a clip to .y4m or .mkv (exact), .mp4 (for players), or a folder of PNG images."""
     sides = None if size is None else _sides(size)
+    check_not_read(out, "--out", [clip])
     with working(f"decoding {clip}"):
         from plisse.codec.video import open_clip
         from plisse.data.video_out import write_video
