@@ -132,3 +132,20 @@ def test_what_is_read_is_never_written(tmp_path, source, words, option):
     assert f"got {option} " in result.stderr
     assert "which this command reads" in result.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["a good file", "no file"])
+def test_an_interruption_before_the_first_frame_leaves_what_was_there(tmp_path, source, monkeypatch, old):
+    clip = tmp_path / "c.plv"
+    if old:
+        run("encode", source, "-o", clip, "--preset", "fast")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plisse.codec.encoder.Encoder.chunk", stop)
+    result = runner.invoke(app, ["encode", str(source), "-o", str(clip), "--preset", "fast"])
+    assert result.exit_code == 130
+    assert "nothing was written" in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

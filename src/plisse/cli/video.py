@@ -85,6 +85,7 @@ def encode(
         for words in source.notes:
             note(words if len(sources) == 1 else f"{source.path}: {words}")
     coded: list[Coded] = []
+    before = [_stamp(target) for target in targets]
     totals = [source.n_frames for source in sources]
     total = None if None in totals else sum(n or 0 for n in totals)
     with _frame_bar(f"coding {', '.join(video.name for video in videos)}", total) as advance:
@@ -93,7 +94,8 @@ def encode(
             with _told_warnings():
                 counts = encode_files(clips, settings, resume, coded.append, jobs, backend.value, advance)
         except KeyboardInterrupt:
-            _tell_stopped(targets)
+            pairs = zip(targets, before, strict=True)
+            _tell_stopped([t for t, stamp in pairs if t.exists() and (resume or _stamp(t) != stamp)])
             raise typer.Exit(130) from None
     _print_encoded(clips, settings, counts, coded, as_json)
 
@@ -115,8 +117,14 @@ def _targets(videos: Sequence[Path], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def _tell_stopped(targets: Sequence[Path]) -> None:
-    there = ", ".join(str(target) for target in targets if target.exists())
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes where a file is written anew; None without a file."""
+    found = path.stat() if path.exists() else None
+    return None if found is None else (found.st_ino, found.st_mtime_ns)
+
+
+def _tell_stopped(begun: Sequence[Path]) -> None:
+    there = ", ".join(map(str, begun))
     if there:
         note(f"stopped: {there} holds the frames up to here; go on with --resume")
     else:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from plisse.codec.encoder import Coded, Encoder, Settings
 from plisse.codec.fanout import fanned
 from plisse.codec.groups import Group, Span, encode_span, marked, spans
-from plisse.codec.stream import ClipReader, Header, header_bytes
-from plisse.codec.writing import Report, encode_to, go_on, put_groups, started
+from plisse.codec.newfile import put_new
+from plisse.codec.stream import ClipReader, Header
+from plisse.codec.threads import one_thread
+from plisse.codec.writing import Report, go_on, put_groups, started
 from plisse.data.video import Video
 from plisse.errors import InputError, OutputError
 
@@ -78,21 +78,13 @@ def _one(video: Video, path: Path, settings: Settings, resume: bool, report: Rep
     if resume and path.exists():
         with open(path, "r+b") as out:
             return _resumed(out, video, settings, report)
-    with _opened(path) as out:
-        return encode_to(out, video, video.rate, settings, report)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A new file; gone again where an error came before the first frame."""
-    with open(path, "wb") as out:
-        try:
-            yield out
-        except BaseException:
-            out.flush()
-            if not _kept(path).offsets:
-                os.unlink(path)
-            raise
+    originals = iter(video)
+    first = next(originals, None)
+    header, scheme = started(first, video.rate, settings)
+    assert first is not None
+    encoder = Encoder(header, scheme, settings)
+    with one_thread():
+        return put_new(path, header, map(encoder.chunk, chain([first], originals)), report)
 
 
 @dataclass(frozen=True)
@@ -214,9 +206,7 @@ def _written(plan: _Plan, groups: Iterator[Group], report: Report) -> int:
     if plan.complete:
         return plan.count
     if plan.at is None:
-        with _opened(plan.path) as out:
-            out.write(header_bytes(plan.header))
-            return put_groups(out, groups, 0, report)
+        return put_new(plan.path, plan.header, chain.from_iterable(groups), report)
     with open(plan.path, "r+b") as out:
         out.seek(plan.at)
         out.truncate()
