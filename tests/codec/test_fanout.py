@@ -12,6 +12,7 @@ import pytest
 from clips import moving
 
 from plisse.codec import files, video
+from plisse.codec.encoder import Encoder
 from plisse.codec.fanout import fanned
 from plisse.codec.groups import Span, encode_span, marked, spans
 from plisse.codec.rate import Rate
@@ -130,10 +131,8 @@ def test_only_the_last_group_is_decoded_to_go_on(clips, monkeypatch):
     data, offsets = path.read_bytes(), [chunk.offset for chunk in open_clip(path).chunks()]
     path.write_bytes(data[: offsets[4]])
     replayed = []
-    real = files.Encoder.replay
-    monkeypatch.setattr(
-        files.Encoder, "replay", lambda self, *a: replayed.append(self.index) or real(self, *a)
-    )
+    real = Encoder.replay
+    monkeypatch.setattr(Encoder, "replay", lambda self, *a: replayed.append(self.index) or real(self, *a))
     encode_file(source, path, TINY, resume=True)
     assert replayed == [2, 3]
     assert path.read_bytes() == data

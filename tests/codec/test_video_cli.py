@@ -71,7 +71,7 @@ def test_several_videos_go_to_a_folder(tmp_path, source):
     assert "names that differ" in result.stderr
 
 
-@pytest.mark.parametrize(("words", "told"), [(("--bpp", "0.02"), "closest"), (("--psnr", "12"), "closest")])
+@pytest.mark.parametrize(("words", "told"), [(("--bpp", "50"), "closest"), (("--psnr", "12"), "closest")])
 def test_targets_that_are_missed_say_so(tmp_path, source, words, told):
     result = runner.invoke(
         app, ["encode", str(source), "-o", str(tmp_path / "c.plv"), "--preset", "fast", *words]

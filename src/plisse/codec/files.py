@@ -10,9 +10,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
-from plisse.codec.encoder import Coded, Encoder, Settings
+from plisse.codec.encoder import Coded, Settings
 from plisse.codec.fanout import fanned
-from plisse.codec.groups import Group, Span, encode_span, marked, spans
+from plisse.codec.groups import Group, Span, encode_span, encoder_for, marked, spans
 from plisse.codec.newfile import put_new
 from plisse.codec.stream import ClipReader, Header
 from plisse.codec.threads import one_thread
@@ -82,7 +82,7 @@ def _one(video: Video, path: Path, settings: Settings, resume: bool, report: Rep
     first = next(originals, None)
     header, scheme = started(first, video.rate, settings)
     assert first is not None
-    encoder = Encoder(header, scheme, settings)
+    encoder = encoder_for(video, header, scheme, settings)
     with one_thread():
         return put_new(path, header, map(encoder.chunk, chain([first], originals)), report)
 
@@ -123,7 +123,7 @@ def _resumed(out: BinaryIO, video: Video, settings: Settings, report: Report) ->
     if kept.complete:
         return len(kept.offsets)
     first = kept.last_key if settings.groups_alone else 0
-    encoder = Encoder(header, scheme, settings, first)
+    encoder = encoder_for(video, header, scheme, settings, first)
     originals = video.frames(first)
     out.seek(0)
     with warnings.catch_warnings():

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from plisse.codec.encoder import Coded, Encoder, Settings
-from plisse.codec.groups import Group
+from plisse.codec.groups import Group, encoder_for
 from plisse.codec.presets import scheme_of
 from plisse.codec.scheme import Scheme
 from plisse.codec.stream import Header, end_bytes, header_bytes
@@ -36,7 +36,8 @@ def encode_to(
     header, scheme = started(first, rate, settings)
     assert first is not None
     out.write(header_bytes(header))
-    return go_on(out, chain([first], items), Encoder(header, scheme, settings), report)
+    encoder = encoder_for(frames, header, scheme, settings)
+    return go_on(out, chain([first], items), encoder, report)
 
 
 def started(
