@@ -12,7 +12,6 @@ import pytest
 from clips import moving
 
 from plisse.codec import files, video
-from plisse.codec.encoder import Encoder
 from plisse.codec.fanout import fanned
 from plisse.codec.groups import Span, encode_span, marked, spans
 from plisse.codec.rate import Rate
@@ -123,19 +122,6 @@ def test_a_cut_file_goes_on(clips, monkeypatch, jobs, rate):
         path.write_bytes(data[:length])
         assert encode_file(source, path, settings, resume=True, jobs=jobs) == 5
         assert path.read_bytes() == data
-
-
-def test_only_the_last_group_is_decoded_to_go_on(clips, monkeypatch):
-    source, path = clips[0]
-    encode_file(source, path, TINY)
-    data, offsets = path.read_bytes(), [chunk.offset for chunk in open_clip(path).chunks()]
-    path.write_bytes(data[: offsets[4]])
-    replayed = []
-    real = Encoder.replay
-    monkeypatch.setattr(Encoder, "replay", lambda self, *a: replayed.append(self.index) or real(self, *a))
-    encode_file(source, path, TINY, resume=True)
-    assert replayed == [2, 3]
-    assert path.read_bytes() == data
 
 
 def test_going_on_with_another_file(clips, monkeypatch):

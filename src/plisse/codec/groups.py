@@ -40,6 +40,12 @@ def spans(source: Iterable[Frame], settings: Settings) -> list[Span]:
     binds all frames together. Empty for no frames."""
     if not settings.groups_alone:
         return [Span(0, None)]
+    starts, count = key_places(source, settings)
+    return [Span(a, b) for a, b in itertools.pairwise([*starts, count])]
+
+
+def key_places(source: Iterable[Frame], settings: Settings) -> tuple[list[int], int]:
+    """Numbers of the frames that are key frames, and how many frames there are."""
     starts, since, last, count = [], 0, None, 0
     for index, frame in enumerate(source):
         luma: Tensor = frame.planes[0]
@@ -47,7 +53,7 @@ def spans(source: Iterable[Frame], settings: Settings) -> list[Span]:
             starts.append(index)
             since = 0
         since, last, count = since + 1, luma, index + 1
-    return [Span(a, b) for a, b in itertools.pairwise([*starts, count])]
+    return starts, count
 
 
 def encode_span(
