@@ -149,3 +149,29 @@ def test_an_interruption_before_the_first_frame_leaves_what_was_there(tmp_path, 
     assert result.exit_code == 130
     assert "nothing was written" in result.stderr
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("rate", [("--crf", "30"), ("--psnr", "33")], ids=["crf", "psnr"])
+def test_after_going_on_quality_is_that_of_all_frames(tmp_path, rate):
+    noisy = [replace(f, planes=(f.planes[0] | 4 * i, *f.planes[1:])) for i, f in enumerate(moving(5))]
+    write_video(tmp_path / "in.y4m", noisy, 25)
+    clip = tmp_path / "c.plv"
+    words = (
+        "encode",
+        tmp_path / "in.y4m",
+        "-o",
+        clip,
+        "--preset",
+        "fast",
+        *rate,
+        "--key-interval",
+        2,
+        "--json",
+    )
+    whole, data = json.loads(run(*words)), clip.read_bytes()
+    for n_bytes in (len(data) * 2 // 3, len(data)):
+        clip.write_bytes(data[:n_bytes])
+        told = json.loads(run(*words, "--resume"))
+        assert told["coded_now"] < 5
+        assert told["luma_psnr"] == pytest.approx(whole["luma_psnr"], abs=1e-6)
+        assert told["target_missed"] == whole["target_missed"]

@@ -97,7 +97,20 @@ def encode(
             pairs = zip(targets, before, strict=True)
             _tell_stopped([t for t, stamp in pairs if t.exists() and (resume or _stamp(t) != stamp)])
             raise typer.Exit(130) from None
-    _print_encoded(clips, settings, counts, coded, as_json)
+    quality = _quality(clips, counts, coded)
+    _print_encoded(clips, settings, counts, quality, len(coded), as_json)
+
+
+def _quality(clips: Sequence[tuple[Video, Path]], counts: Sequence[int], coded: Sequence[Coded]) -> float:
+    """Mean PSNR of luma in dB over all frames of all files: as the encoder saw it, or, where frames were kept
+    from an earlier run, from decoded files."""
+    if len(coded) == sum(counts):
+        return sum(each.quality for each in coded) / len(coded)
+    from plisse.codec.video import luma_qualities
+
+    with working("measuring all frames of the file"), _told_warnings():
+        found = [quality for video, path in clips for quality in luma_qualities(path, video)]
+    return sum(found) / len(found)
 
 
 def _targets(videos: Sequence[Path], out: Path) -> list[Path]:
@@ -146,16 +159,16 @@ def _print_encoded(
     clips: Sequence[tuple[Video, Path]],
     settings: Settings,
     counts: Sequence[int],
-    coded: Sequence[Coded],
+    quality: float,
+    n_coded: int,
     as_json: bool,
 ) -> None:
-    """What was written. Quality is that of the frames of this run, of all clips together."""
+    """What was written. quality: of all frames of all clips. n_coded: frames that this run coded."""
     sizes = [out.stat().st_size for _, out in clips]
     samples = sum(n * source.height * source.width for n, (source, _) in zip(counts, clips, strict=True))
-    quality = sum(each.quality for each in coded) / len(coded) if coded else None
     facts: dict[str, Any] = {
         "file": clips[0][1], "frames": sum(counts), "bytes": sum(sizes), "bpp": 8 * sum(sizes) / samples,
-        "luma_psnr": quality, "scheme": settings.scheme, "preset": settings.preset, "coded_now": len(coded),
+        "luma_psnr": quality, "scheme": settings.scheme, "preset": settings.preset, "coded_now": n_coded,
         "peak_memory": peak_memory(),
     }  # fmt: skip
     missed = _missed(settings.rate, facts["bpp"], quality)
@@ -171,18 +184,18 @@ def _print_encoded(
     if as_json:
         print_json(facts)
         return
-    shown = "" if quality is None else f", luma PSNR {quality:.2f} dB"
+    shown = f", luma PSNR {quality:.2f} dB"
     for n, size, (source, out) in zip(counts, sizes, clips, strict=True):
         bpp = 8 * size / (n * source.height * source.width)
         words = f"wrote {out} ({size:,} bytes, {n} frames, {bpp:.3f} bits per pixel"
         stdout().print(f"{words}{shown if len(clips) == 1 else ''})", markup=False, soft_wrap=True)
 
 
-def _missed(rate: Rate, bpp: float, quality: float | None) -> str:
+def _missed(rate: Rate, bpp: float, quality: float) -> str:
     """A sentence where a target was not met, as with few frames or at the end of the scale; else nothing."""
     if rate.bpp is not None and not 0.85 <= bpp / rate.bpp <= 1.15:
         return f"{rate.bpp:g} bits per pixel were asked for; the closest here is {bpp:.3g}"
-    if rate.psnr is not None and quality is not None and abs(quality - rate.psnr) > 1:
+    if rate.psnr is not None and abs(quality - rate.psnr) > 1:
         return f"a luma PSNR of {rate.psnr:g} dB was asked for; the closest here is {quality:.2f} dB"
     return ""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
 from plisse.codec.presets import scheme_of
+from plisse.codec.rate import luma_quality
 from plisse.codec.scheme import State
 from plisse.codec.stream import Chunk, ClipReader, Header, frame_check
 from plisse.data.frames import Frame
@@ -77,6 +78,12 @@ def decode(stream: BinaryIO | bytes, start: int = 0, size: tuple[int, int] | Non
             warnings.warn(f"frame {index} is not the frame that the encoder saw", stacklevel=2)
         planes = state.planes if size is None else scheme.resized(state, size)
         yield Frame(planes, reader.header.colour, _time(chunk, index, reader.header))
+
+
+def luma_qualities(path: str | Path, originals: Iterable[Frame]) -> Iterator[float]:
+    """PSNR of luma of each frame of a clip in dB, at most 100, as its encoder measures it."""
+    for made, original in zip(open_clip(path).frames(), originals, strict=False):
+        yield luma_quality(made.planes, original.planes)
 
 
 def _time(chunk: Chunk, index: int, header: Header) -> Fraction:
