@@ -9,6 +9,7 @@ from clips import moving
 from typer.testing import CliRunner
 
 from plisse.cli.video import app
+from plisse.codec.stream import end_bytes
 from plisse.data.frames import Frame
 from plisse.data.quality import luma_psnr
 from plisse.data.video import open_video
@@ -175,3 +176,22 @@ def test_after_going_on_quality_is_that_of_all_frames(tmp_path, rate):
         assert told["coded_now"] < 5
         assert told["luma_psnr"] == pytest.approx(whole["luma_psnr"], abs=1e-6)
         assert told["target_missed"] == whole["target_missed"]
+
+
+def test_interrupted_clips_say_so(tmp_path, source):
+    clip = tmp_path / "c.plv"
+    run("encode", source, "-o", clip, "--preset", "fast")
+    whole = json.loads(run("inspect", clip, "--json"))
+    assert (whole["complete"], whole["interrupted_after"]) == (True, None)
+    assert "interrupted after" not in run("inspect", clip)
+    clip.write_bytes(clip.read_bytes()[: whole["chunks"][2]["offset"]] + end_bytes(2, False))
+    part = json.loads(run("inspect", clip, "--json"))
+    assert (part["complete"], part["interrupted_after"]) == (False, 2)
+    assert "interrupted after 2 frames" in run("inspect", clip)
+    result = runner.invoke(app, ["decode", str(clip), "-o", str(tmp_path / "out.mkv")])
+    assert result.exit_code == 0
+    assert "interrupted after 2 frames" in result.stderr
+    clip.write_bytes(clip.read_bytes()[:-4])
+    result = runner.invoke(app, ["inspect", str(clip), "--json"])
+    assert "breaks off" in result.stderr
+    assert json.loads(result.stdout)["complete"] is False

@@ -40,6 +40,7 @@ from plisse.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from plisse.codec.rate import Rate
+    from plisse.codec.stream import End
     from plisse.codec.video import Coded, Settings
     from plisse.data.video import Video
 
@@ -226,7 +227,10 @@ def decode(
         source = open_clip(clip)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            timed = any(chunk.time is not None for chunk in source.chunks())
+            chunks, end = source.scan()
+        timed = any(chunk.time is not None for chunk in chunks)
+        if interrupted := _interrupted(end):
+            note(interrupted)
         if timed and out.suffix.lower() not in (".mkv", ".mp4"):
             note(f"the frame rate varies, {out.name} holds no times: frames come evenly")
         with _told_warnings():
@@ -235,6 +239,11 @@ def decode(
         print_json({"file": out, "frames": n_frames, "peak_memory": peak_memory()})
         return
     stdout().print(f"wrote {out} ({n_frames} frames)", markup=False, soft_wrap=True)
+
+
+def _interrupted(end: End | None) -> str:
+    """A sentence for a clip that its encoder did not finish; else nothing, also for one that breaks off."""
+    return "" if end is None or end.complete else f"the encoder was interrupted after {end.n_frames} frames"
 
 
 def _sides(text: str) -> tuple[int, int]:
@@ -268,7 +277,7 @@ def inspect(clip: ClipIn, as_json: options.Json = False) -> None:
 
         source = open_clip(clip)
         with _told_warnings():
-            chunks = source.chunks()
+            chunks, end = source.scan()
     header = source.header
     keys = [chunk.length for chunk in chunks if chunk.key]
     steps = [chunk.length for chunk in chunks if not chunk.key]
@@ -278,6 +287,8 @@ def inspect(clip: ClipIn, as_json: options.Json = False) -> None:
         "numbers": header.numbers, "frames": len(chunks), "key_frames": len(keys), "key_bytes": sum(keys),
         "step_bytes": sum(steps), "bits_per_pixel": _bpp(sum(keys) + sum(steps), len(chunks), header),
         "times_vary": any(chunk.time is not None for chunk in chunks),
+        "complete": end is not None and end.complete,
+        "interrupted_after": end.n_frames if end is not None and not end.complete else None,
         "chunks": [{"key": c.key, "bytes": c.length, "crf": c.crf, "offset": c.offset} for c in chunks],
     }  # fmt: skip
     if as_json:
@@ -290,6 +301,8 @@ def inspect(clip: ClipIn, as_json: options.Json = False) -> None:
     ]
     if facts["times_vary"]:
         words.append("the frame rate varies: frames tell their times")
+    if interrupted := _interrupted(end):
+        words.append(interrupted)
     stdout().print("\n".join(words), markup=False, soft_wrap=True)
 
 

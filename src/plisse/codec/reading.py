@@ -13,7 +13,7 @@ from typing import BinaryIO
 from plisse.codec.presets import scheme_of
 from plisse.codec.rate import luma_quality
 from plisse.codec.scheme import State
-from plisse.codec.stream import Chunk, ClipReader, Header, frame_check
+from plisse.codec.stream import Chunk, ClipReader, End, Header, frame_check
 from plisse.data.frames import Frame
 from plisse.errors import FormatError, InputError
 
@@ -32,8 +32,13 @@ class Clip:
     def chunks(self) -> list[Chunk]:
         """Of all whole frames, without payloads, so that a long clip is not held; a warning where the file
         breaks off."""
+        return self.scan()[0]
+
+    def scan(self) -> tuple[list[Chunk], End | None]:
+        """`chunks`, and the end, which says whether the encoder was interrupted; None if missing."""
         with open(self.path, "rb") as file:
-            return [replace(chunk, payload=b"") for chunk in ClipReader(file)]
+            reader = ClipReader(file)
+            return [replace(chunk, payload=b"") for chunk in reader], reader.end
 
     def frames(self, start: int = 0, size: tuple[int, int] | None = None) -> Iterator[Frame]:
         """Frames from `start` on, decoded from the key frame before. size: see `decode`."""
