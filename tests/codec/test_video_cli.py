@@ -195,3 +195,61 @@ def test_interrupted_clips_say_so(tmp_path, source):
     result = runner.invoke(app, ["inspect", str(clip), "--json"])
     assert "breaks off" in result.stderr
     assert json.loads(result.stdout)["complete"] is False
+
+
+def failed(code: int, *words) -> str:
+    result = runner.invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--crf", "-1", "quality number -1; expected 0 (finest) to 51"),
+        ("--crf", "nan", "quality number nan; expected 0 (finest) to 51"),
+        ("--psnr", "-3", "-3 dB; expected 10 to 70"),
+        ("--bpp", "-1", "-1 bits per pixel; expected a number above 0"),
+        ("--bpp", "inf", "inf bits per pixel; expected a number above 0"),
+        ("--bpp", "nan", "nan bits per pixel; expected a number above 0"),
+    ],
+)
+def test_numbers_out_of_range_tell_the_range(tmp_path, source, option, value, told):
+    assert told in failed(2, "encode", source, "-o", tmp_path / "c.plv", option, value)
+
+
+def test_folders_as_files_tell_a_fitting_name(tmp_path, source):
+    assert f"try: {tmp_path}/in.plv" in failed(9, "encode", source, "-o", tmp_path)
+    assert f"try: {tmp_path}/in.html" in failed(9, "compare", source, "--report", tmp_path)
+
+
+def test_frames_that_are_not_there(tmp_path, source):
+    clip, out = tmp_path / "c.plv", tmp_path / "out.mkv"
+    run("encode", source, "-o", clip, "--preset", "fast")
+    assert "--start 4 of a clip of 4 frames; expected 0 to 3" in failed(
+        2, "decode", clip, "-o", out, "--start", 4
+    )
+    first = json.loads(run("inspect", clip, "--json"))["chunks"][0]["offset"]
+    clip.write_bytes(clip.read_bytes()[: first + 3])
+    told = failed(2, "decode", clip, "-o", out)
+    assert "breaks off" in told
+    assert "holds no frame" in told
+    told = runner.invoke(app, ["inspect", str(clip)])
+    assert told.exit_code == 0
+    assert "holds no frame" in told.stderr
+    assert not out.exists()
+
+
+def test_going_on_with_other_files_is_refused_in_words(tmp_path, source):
+    clip = tmp_path / "c.plv"
+    words = ("encode", source, "-o", clip, "--preset", "fast", "--resume")
+    clip.write_bytes(b"")
+    assert "an empty file; expected a clip to go on with" in failed(2, *words)
+    run("encode", source, "-o", clip, "--preset", "fast", "--scheme", "siren")
+    told = failed(2, *words)
+    assert "a clip of scheme siren" in told
+    assert "expected scheme warp, no network" in told
+    clip.write_text("a letter, by no means a video")
+    before = clip.read_bytes()
+    assert "no clip" in failed(6, *words)
+    assert clip.read_bytes() == before

@@ -116,10 +116,10 @@ def _quality(clips: Sequence[tuple[Video, Path]], counts: Sequence[int], coded: 
 
 def _targets(videos: Sequence[Path], out: Path) -> list[Path]:
     """One file for one video; for several, files in the folder `out` with their names."""
-    if len(videos) == 1:
-        check_place(out, "--out", videos)
-        return [out]
     names = [f"{video.name if video.is_dir() else video.stem}.plv" for video in videos]
+    if len(videos) == 1:
+        check_place(out, "--out", videos, names[0])
+        return [out]
     if len(set(names)) < len(names):
         raise InputError(f"videos of one name: {', '.join(names)}", expected="names that differ")
     try:
@@ -127,7 +127,7 @@ def _targets(videos: Sequence[Path], out: Path) -> list[Path]:
     except OSError as error:
         raise OutputError(f"--out {str(out)!r}", expected="a folder, for several videos") from error
     for name in names:
-        check_place(out / name, "--out", videos)
+        check_place(out / name, "--out", videos, name)
     return [out / name for name in names]
 
 
@@ -225,9 +225,12 @@ def decode(
         from plisse.data.video_out import write_video
 
         source = open_clip(clip)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
             chunks, end = source.scan()
+        if start >= len(chunks):
+            _tell(caught)
+            raise _no_frame(clip, start, len(chunks))
         timed = any(chunk.time is not None for chunk in chunks)
         if interrupted := _interrupted(end):
             note(interrupted)
@@ -239,6 +242,13 @@ def decode(
         print_json({"file": out, "frames": n_frames, "peak_memory": peak_memory()})
         return
     stdout().print(f"wrote {out} ({n_frames} frames)", markup=False, soft_wrap=True)
+
+
+def _no_frame(clip: Path, start: int, n_frames: int) -> InputError:
+    if not n_frames:
+        return InputError(f"{str(clip)!r}, a clip that holds no frame", expected="at least one frame")
+    shown = "only 0" if n_frames == 1 else f"0 to {n_frames - 1}"
+    return InputError(f"--start {start} of a clip of {n_frames} frames", expected=shown)
 
 
 def _interrupted(end: End | None) -> str:
@@ -264,6 +274,10 @@ def _told_warnings() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield
+    _tell(caught)
+
+
+def _tell(caught: Sequence[warnings.WarningMessage]) -> None:
     for each in caught:
         note(str(each.message))
 
@@ -278,6 +292,8 @@ def inspect(clip: ClipIn, as_json: options.Json = False) -> None:
         source = open_clip(clip)
         with _told_warnings():
             chunks, end = source.scan()
+    if not chunks:
+        note("the clip holds no frame")
     header = source.header
     keys = [chunk.length for chunk in chunks if chunk.key]
     steps = [chunk.length for chunk in chunks if not chunk.key]

@@ -53,7 +53,7 @@ def compare(
 ) -> None:
     """Rate and distortion beside x264 and x265 (preset slow) and networks, from decoded files."""
     if report is not None:
-        check_place(report, "--report", [video])
+        check_place(report, "--report", [video], f"{video.stem}.html")
     with working(f"opening {video}") as say:
         from plisse.codec.curves import AGAINST, CODECS, compare_clip
         from plisse.codec.encoder import Settings

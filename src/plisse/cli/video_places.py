@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plisse.cli.output import check_output
-from plisse.errors import InputError
+from plisse.errors import InputError, OutputError
 
 
-def check_place(path: Path, option: str, reads: Sequence[Path]) -> None:
+def check_place(path: Path, option: str, reads: Sequence[Path], example: str) -> None:
     """Refuse, before any work, a file that is also read, or that could not be written in the end.
 
-    option: what the user gave it with. Raises InputError for a file of `reads`, also under another name;
-    for the rest see `check_output`.
+    option: what the user gave it with. example: a name that would fit into a folder. Raises InputError for a
+    file of `reads`, also under another name; for the rest see `check_output`.
     """
     check_not_read(path, option, reads)
+    if path.is_dir():
+        raise OutputError(
+            f"{option} {str(path)!r}, a folder", expected="the name of a file", hint=str(path / example)
+        )
     check_output(path, option)
 
 

@@ -24,7 +24,7 @@ FIRST_RUN = "the video and the options of the first run"
 class Kept:
     """What a file holds: where its frames begin, which of them are key frames, where the whole ones end."""
 
-    header: Header | None = None
+    header: Header
     offsets: tuple[int, ...] = ()
     keys: tuple[bool, ...] = ()
     end: int = 0
@@ -37,8 +37,6 @@ class Kept:
 
 
 def _scanned(path: Path) -> Kept:
-    if not path.stat().st_size:
-        return Kept()
     with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reader = ClipReader(file)
@@ -51,12 +49,30 @@ def _scanned(path: Path) -> Kept:
 
 def kept_of(path: Path, header: Header) -> Kept:
     """Raises InputError for a file that does not begin with `header`."""
+    if not path.stat().st_size:
+        raise InputError(f"{str(path)!r}, an empty file", expected="a clip to go on with")
     kept = _scanned(path)
     if kept.header != header:
+        differing = [(a, b) for a, b in zip(_words(kept.header), _words(header), strict=True) if a != b]
         raise InputError(
-            f"a file of {kept.header}", expected=f"{header}", hint="the options of the first run"
+            "a clip of " + ", ".join(a for a, _ in differing),
+            expected=", ".join(b for _, b in differing),
+            hint="the options of the first run",
         )
     return kept
+
+
+def _words(header: Header) -> tuple[str, ...]:
+    """What a header says, in an order."""
+    colour = header.colour
+    network = f"a network of {' and '.join(map(str, header.numbers))}" if header.numbers else "no network"
+    return (
+        f"{header.width} x {header.height} pixels",
+        f"{float(header.rate):g} frames per second ({header.rate})",
+        f"{colour.matrix} in {'full' if colour.full else 'limited'} range",
+        f"scheme {header.scheme}",
+        network,
+    )
 
 
 def again(

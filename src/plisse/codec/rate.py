@@ -29,17 +29,16 @@ class Rate:
     bpp: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.crf, self.psnr, self.bpp) if value is not None]
-        if len(given) != 1 or not math.isfinite(given[0]) or given[0] < 0:
+        if sum(value is not None for value in (self.crf, self.psnr, self.bpp)) != 1:
             raise InputError(
                 f"crf {self.crf}, psnr {self.psnr}, bpp {self.bpp}", expected="exactly one of them"
             )
         if self.crf is not None:
             check_crf(self.crf)
         if self.psnr is not None and not 10 <= self.psnr <= 70:
-            raise InputError(f"{self.psnr} dB", expected="10 to 70")
-        if self.bpp == 0:
-            raise InputError("0 bits per pixel", expected="above zero")
+            raise InputError(f"{self.psnr:g} dB", expected="10 to 70")
+        if self.bpp is not None and not 0 < self.bpp < math.inf:
+            raise InputError(f"{self.bpp:g} bits per pixel", expected="a number above 0")
 
 
 @dataclass
