@@ -63,3 +63,12 @@ def test_a_target_beside_the_least_is_met_or_refused():
         else:
             with pytest.raises(BudgetError):
                 controller.for_key(lambda crf: (key_bytes(crf), 30.0))
+
+
+def test_key_frames_get_less_of_many_bits():
+    shares = []
+    for bpp in (0.25, 0.5, 2.0):
+        controller = Controller(Rate(bpp=bpp), pixels=4096, key_interval=8)
+        crf = controller.for_key(lambda crf: (key_bytes(crf), 30.0))
+        shares.append(key_bytes(crf) / (bpp * 4096 / 8))
+    assert shares == pytest.approx([3.69, 3.69, 1.41], rel=0.1)

@@ -16,8 +16,9 @@ Trial = Callable[[float], tuple[int, float]]
 
 MAX_TRIALS = 6
 CLOSE_DB, CLOSE_SHARE = 0.3, 0.08
-KEY_RATIO = 6.0
-"""A key frame is given so many times the bytes of a step."""
+KEY_RATIO, MIDDLE_BPP = 6.0, 0.5
+"""A key frame is given so many times the bytes of a step; fewer above so many bits per pixel, where steps
+cost nearly as much."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ class Controller:
 
     def _key_share(self) -> float:
         """Bytes of a key frame over those of a frame on average."""
-        return KEY_RATIO * self.group / (KEY_RATIO + self.group - 1)
+        assert self.rate.bpp is not None
+        ratio = KEY_RATIO / max(1.0, self.rate.bpp / MIDDLE_BPP)
+        return ratio * self.group / (ratio + self.group - 1)
 
     def _keys_per_frame(self) -> float:
         """At least so many of the frames are key frames."""
