@@ -9,6 +9,7 @@ from clips import moving
 from typer.testing import CliRunner
 
 from plisse.cli.video import app
+from plisse.codec.stream import end_bytes
 from plisse.data.frames import Frame
 from plisse.data.quality import luma_psnr
 from plisse.data.video import open_video
@@ -71,7 +72,7 @@ def test_several_videos_go_to_a_folder(tmp_path, source):
     assert "names that differ" in result.stderr
 
 
-@pytest.mark.parametrize(("words", "told"), [(("--bpp", "0.02"), "closest"), (("--psnr", "12"), "closest")])
+@pytest.mark.parametrize(("words", "told"), [(("--bpp", "50"), "closest"), (("--psnr", "12"), "closest")])
 def test_targets_that_are_missed_say_so(tmp_path, source, words, told):
     result = runner.invoke(
         app, ["encode", str(source), "-o", str(tmp_path / "c.plv"), "--preset", "fast", *words]
@@ -116,3 +117,148 @@ def test_errors_have_codes(tmp_path, source, words, code):
     result = runner.invoke(app, [str(names.get(word, word)) for word in words])
     assert result.exit_code == code
     assert "error: got" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("encode", "{in}", "-o", "{in}"), "--out"),
+        (("encode", "{in}", "-o", "{link}"), "--out"),
+        (("encode", "{in}", "{folder}/other.plv", "-o", "{folder}"), "--out"),
+        (("decode", "{clip}", "-o", "{clip}"), "--out"),
+        (("compare", "{in}", "--no-networks", "--report", "{in}"), "--report"),
+    ],
+)
+def test_what_is_read_is_never_written(tmp_path, source, words, option):
+    (tmp_path / "folder").mkdir()
+    names = {"in": source, "link": tmp_path / "link.plv", "folder": tmp_path / "folder"}
+    names["clip"] = tmp_path / "clip.mkv"
+    names["link"].symlink_to(source)
+    run("encode", source, "-o", names["clip"], "--preset", "fast")
+    run("encode", source, "-o", tmp_path / "folder" / "other.plv", "--preset", "fast")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = runner.invoke(app, [word.format(**names) for word in words])
+    assert result.exit_code == 2
+    assert f"got {option} " in result.stderr
+    assert "which this command reads" in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["a good file", "no file"])
+def test_an_interruption_before_the_first_frame_leaves_what_was_there(tmp_path, source, monkeypatch, old):
+    clip = tmp_path / "c.plv"
+    if old:
+        run("encode", source, "-o", clip, "--preset", "fast")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plisse.codec.encoder.Encoder.chunk", stop)
+    result = runner.invoke(app, ["encode", str(source), "-o", str(clip), "--preset", "fast"])
+    assert result.exit_code == 130
+    assert "nothing was written" in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("rate", [("--crf", "30"), ("--psnr", "33")], ids=["crf", "psnr"])
+def test_after_going_on_quality_is_that_of_all_frames(tmp_path, rate):
+    noisy = [replace(f, planes=(f.planes[0] | 4 * i, *f.planes[1:])) for i, f in enumerate(moving(5))]
+    write_video(tmp_path / "in.y4m", noisy, 25)
+    clip = tmp_path / "c.plv"
+    words = (
+        "encode",
+        tmp_path / "in.y4m",
+        "-o",
+        clip,
+        "--preset",
+        "fast",
+        *rate,
+        "--key-interval",
+        2,
+        "--json",
+    )
+    whole, data = json.loads(run(*words)), clip.read_bytes()
+    for n_bytes in (len(data) * 2 // 3, len(data)):
+        clip.write_bytes(data[:n_bytes])
+        told = json.loads(run(*words, "--resume"))
+        assert told["coded_now"] < 5
+        assert told["luma_psnr"] == pytest.approx(whole["luma_psnr"], abs=1e-6)
+        assert told["target_missed"] == whole["target_missed"]
+
+
+def test_interrupted_clips_say_so(tmp_path, source):
+    clip = tmp_path / "c.plv"
+    run("encode", source, "-o", clip, "--preset", "fast")
+    whole = json.loads(run("inspect", clip, "--json"))
+    assert (whole["complete"], whole["interrupted_after"]) == (True, None)
+    assert "interrupted after" not in run("inspect", clip)
+    clip.write_bytes(clip.read_bytes()[: whole["chunks"][2]["offset"]] + end_bytes(2, False))
+    part = json.loads(run("inspect", clip, "--json"))
+    assert (part["complete"], part["interrupted_after"]) == (False, 2)
+    assert "interrupted after 2 frames" in run("inspect", clip)
+    result = runner.invoke(app, ["decode", str(clip), "-o", str(tmp_path / "out.mkv")])
+    assert result.exit_code == 0
+    assert "interrupted after 2 frames" in result.stderr
+    clip.write_bytes(clip.read_bytes()[:-4])
+    result = runner.invoke(app, ["inspect", str(clip), "--json"])
+    assert "breaks off" in result.stderr
+    assert json.loads(result.stdout)["complete"] is False
+
+
+def failed(code: int, *words) -> str:
+    result = runner.invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--crf", "-1", "quality number -1; expected 0 (finest) to 51"),
+        ("--crf", "nan", "quality number nan; expected 0 (finest) to 51"),
+        ("--psnr", "-3", "-3 dB; expected 10 to 70"),
+        ("--bpp", "-1", "-1 bits per pixel; expected a number above 0"),
+        ("--bpp", "inf", "inf bits per pixel; expected a number above 0"),
+        ("--bpp", "nan", "nan bits per pixel; expected a number above 0"),
+    ],
+)
+def test_numbers_out_of_range_tell_the_range(tmp_path, source, option, value, told):
+    assert told in failed(2, "encode", source, "-o", tmp_path / "c.plv", option, value)
+
+
+def test_folders_as_files_tell_a_fitting_name(tmp_path, source):
+    assert f"try: {tmp_path}/in.plv" in failed(9, "encode", source, "-o", tmp_path)
+    assert f"try: {tmp_path}/in.html" in failed(9, "compare", source, "--report", tmp_path)
+
+
+def test_frames_that_are_not_there(tmp_path, source):
+    clip, out = tmp_path / "c.plv", tmp_path / "out.mkv"
+    run("encode", source, "-o", clip, "--preset", "fast")
+    assert "--start 4 of a clip of 4 frames; expected 0 to 3" in failed(
+        2, "decode", clip, "-o", out, "--start", 4
+    )
+    first = json.loads(run("inspect", clip, "--json"))["chunks"][0]["offset"]
+    clip.write_bytes(clip.read_bytes()[: first + 3])
+    told = failed(2, "decode", clip, "-o", out)
+    assert "breaks off" in told
+    assert "holds no frame" in told
+    told = runner.invoke(app, ["inspect", str(clip)])
+    assert told.exit_code == 0
+    assert "holds no frame" in told.stderr
+    assert not out.exists()
+
+
+def test_going_on_with_other_files_is_refused_in_words(tmp_path, source):
+    clip = tmp_path / "c.plv"
+    words = ("encode", source, "-o", clip, "--preset", "fast", "--resume")
+    clip.write_bytes(b"")
+    assert "an empty file; expected a clip to go on with" in failed(2, *words)
+    run("encode", source, "-o", clip, "--preset", "fast", "--scheme", "siren")
+    told = failed(2, *words)
+    assert "a clip of scheme siren" in told
+    assert "expected scheme warp, no network" in told
+    clip.write_text("a letter, by no means a video")
+    before = clip.read_bytes()
+    assert "no clip" in failed(6, *words)
+    assert clip.read_bytes() == before

@@ -9,7 +9,7 @@ import typer
 
 from plisse.cli import options
 from plisse.cli.failures import reported
-from plisse.cli.output import check_outputs, print_json, stdout, working
+from plisse.cli.output import print_json, stdout, working
 from plisse.cli.video_options import (
     Backend,
     BackendName,
@@ -21,6 +21,7 @@ from plisse.cli.video_options import (
     SchemeOption,
     VideoIn,
 )  # fmt: skip
+from plisse.cli.video_places import check_place
 
 if TYPE_CHECKING:
     from plisse.codec.curves import Comparison
@@ -51,7 +52,8 @@ def compare(
     as_json: options.Json = False,
 ) -> None:
     """Rate and distortion beside x264 and x265 (preset slow) and networks, from decoded files."""
-    check_outputs(report=report)
+    if report is not None:
+        check_place(report, "--report", [video], f"{video.stem}.html")
     with working(f"opening {video}") as say:
         from plisse.codec.curves import AGAINST, CODECS, compare_clip
         from plisse.codec.encoder import Settings

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
 
-from plisse.codec.encoder import Coded, Encoder, Settings
+from plisse.codec.encoder import Coded, Settings
 from plisse.codec.fanout import fanned
-from plisse.codec.groups import Group, Span, encode_span, marked, spans
-from plisse.codec.stream import ClipReader, Header, header_bytes
-from plisse.codec.writing import Report, encode_to, go_on, put_groups, started
+from plisse.codec.groups import Group, Span, encode_span, encoder_for, marked, spans
+from plisse.codec.kept import again, kept_of
+from plisse.codec.newfile import put_new
+from plisse.codec.stream import Header
+from plisse.codec.threads import one_thread
+from plisse.codec.writing import Report, go_on, put_groups, started
 from plisse.data.video import Video
-from plisse.errors import InputError, OutputError
+from plisse.errors import OutputError
 
 
 def encode_file(
@@ -34,8 +33,8 @@ def encode_file(
     """Write a clip to a file. After an interruption the file is shorter, but whole; resume: go on with it.
 
     The file that is gone on with is the one that would have been written at once, and so is that of several
-    jobs. Returns the number of frames. Raises InputError for a file of other frames or settings, OutputError
-    where it cannot be written. For the rest see `encode_files`.
+    jobs. Returns the number of frames. Raises InputError for a file of other frames or settings, which stays
+    as it is, OutputError where it cannot be written. For the rest see `encode_files`.
     """
     return encode_files([(video, Path(path))], settings, resume, report, jobs, backend, seen)[0]
 
@@ -76,83 +75,27 @@ def _both(report: Report, seen: Callable[[int], None]) -> Report:
 
 def _one(video: Video, path: Path, settings: Settings, resume: bool, report: Report) -> int:
     if resume and path.exists():
-        with open(path, "r+b") as out:
-            return _resumed(out, video, settings, report)
-    with _opened(path) as out:
-        return encode_to(out, video, video.rate, settings, report)
+        return _resumed(path, video, settings, report)
+    originals = iter(video)
+    first = next(originals, None)
+    header, scheme = started(first, video.rate, settings)
+    assert first is not None
+    encoder = encoder_for(video, header, scheme, settings)
+    with one_thread():
+        return put_new(path, header, map(encoder.chunk, chain([first], originals)), report)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A new file; gone again where an error came before the first frame."""
-    with open(path, "wb") as out:
-        try:
-            yield out
-        except BaseException:
-            out.flush()
-            if not _kept(path).offsets:
-                os.unlink(path)
-            raise
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a file holds: where its frames begin, which of them are key frames, where the whole ones end."""
-
-    header: Header | None = None
-    offsets: tuple[int, ...] = ()
-    keys: tuple[bool, ...] = ()
-    end: int = 0
-    complete: bool = False
-
-    @property
-    def last_key(self) -> int:
-        """The number of the last key frame; 0 without frames."""
-        return max((index for index, key in enumerate(self.keys) if key), default=0)
-
-
-def _kept(path: Path) -> Kept:
-    if not path.stat().st_size:
-        return Kept()
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        reader = ClipReader(file)
-        start = reader.offset
-        found = [(chunk.offset, chunk.key, chunk.offset + chunk.length) for chunk in reader]
-    complete = reader.end is not None and reader.end.complete
-    end = found[-1][2] if found else start
-    return Kept(reader.header, tuple(f[0] for f in found), tuple(f[1] for f in found), end, complete)
-
-
-def _resumed(out: BinaryIO, video: Video, settings: Settings, report: Report) -> int:
+def _resumed(path: Path, video: Video, settings: Settings, report: Report) -> int:
     """Go on in one process: from the last key frame, or, where all frames are bound together, the first."""
     header, scheme = started(next(iter(video), None), video.rate, settings)
-    kept = _checked(Path(out.name), header)
+    kept = kept_of(path, header)
+    encoder, originals = again(path, kept, video, header, scheme, settings)
     if kept.complete:
         return len(kept.offsets)
-    first = kept.last_key if settings.groups_alone else 0
-    encoder = Encoder(header, scheme, settings, first)
-    originals = video.frames(first)
-    out.seek(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for chunk in islice(ClipReader(out), first, None):
-            original = next(originals, None)
-            if original is None:
-                raise InputError("a file of more frames than the video has", expected="the same video")
-            encoder.replay(original, chunk)
-    out.seek(kept.end)
-    out.truncate()
-    return go_on(out, originals, encoder, report)
-
-
-def _checked(path: Path, header: Header) -> Kept:
-    kept = _kept(path)
-    if kept.header != header:
-        raise InputError(
-            f"a file of {kept.header}", expected=f"{header}", hint="the options of the first run"
-        )
-    return kept
+    with open(path, "r+b") as out:
+        out.seek(kept.end)
+        out.truncate()
+        return go_on(out, originals, encoder, report)
 
 
 @dataclass(frozen=True)
@@ -170,21 +113,17 @@ class _Plan:
 
 
 def _planned(video: Video, path: Path, settings: Settings, resume: bool) -> _Plan:
-    header, _ = started(next(iter(video), None), video.rate, settings)
+    header, scheme = started(next(iter(video), None), video.rate, settings)
     every = tuple(spans(video, settings))
     if not (resume and path.exists()):
         return _Plan(video, path, header, every)
-    kept = _checked(path, header)
-    if kept.complete:
-        return _Plan(video, path, header, (), kept.end, len(kept.offsets), True)
+    kept = kept_of(path, header)
+    again(path, kept, video, header, scheme, settings)
     count = len(kept.offsets)
-    if count > (every[-1].stop or count):
-        raise InputError("a file of more frames than the video has", expected="the same video")
+    if kept.complete:
+        return _Plan(video, path, header, (), kept.end, count, True)
     left = tuple(span for span in every if span.stop is None or span.stop > count)
     whole = left[0].start if left else count
-    keys = [index for index, key in enumerate(kept.keys) if key]
-    if settings.groups_alone and keys != [span.start for span in every if span.start < count]:
-        raise InputError("a file of other key frames", expected="the options of the first run")
     return _Plan(video, path, header, left, kept.offsets[whole] if whole < count else kept.end, whole)
 
 
@@ -214,9 +153,7 @@ def _written(plan: _Plan, groups: Iterator[Group], report: Report) -> int:
     if plan.complete:
         return plan.count
     if plan.at is None:
-        with _opened(plan.path) as out:
-            out.write(header_bytes(plan.header))
-            return put_groups(out, groups, 0, report)
+        return put_new(plan.path, plan.header, chain.from_iterable(groups), report)
     with open(plan.path, "r+b") as out:
         out.seek(plan.at)
         out.truncate()

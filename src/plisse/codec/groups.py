@@ -15,6 +15,7 @@ from torch import Tensor
 
 from plisse.codec.encoder import Coded, Encoder, Settings, is_key
 from plisse.codec.presets import scheme_of
+from plisse.codec.scheme import Scheme
 from plisse.codec.stream import Header
 from plisse.codec.threads import one_thread
 from plisse.data.frames import Frame
@@ -39,6 +40,12 @@ def spans(source: Iterable[Frame], settings: Settings) -> list[Span]:
     binds all frames together. Empty for no frames."""
     if not settings.groups_alone:
         return [Span(0, None)]
+    starts, count = key_places(source, settings)
+    return [Span(a, b) for a, b in itertools.pairwise([*starts, count])]
+
+
+def key_places(source: Iterable[Frame], settings: Settings) -> tuple[list[int], int]:
+    """Numbers of the frames that are key frames, and how many frames there are."""
     starts, since, last, count = [], 0, None, 0
     for index, frame in enumerate(source):
         luma: Tensor = frame.planes[0]
@@ -46,7 +53,7 @@ def spans(source: Iterable[Frame], settings: Settings) -> list[Span]:
             starts.append(index)
             since = 0
         since, last, count = since + 1, luma, index + 1
-    return [Span(a, b) for a, b in itertools.pairwise([*starts, count])]
+    return starts, count
 
 
 def encode_span(
@@ -55,7 +62,7 @@ def encode_span(
     """A group, the same bytes wherever and whenever it is coded. marks: a folder where a byte is left for
     each frame that is done, as long as this machine has it."""
     scheme, _ = scheme_of(settings.scheme, settings.preset, header.size)
-    encoder = Encoder(header, scheme, settings, span.start)
+    encoder = encoder_for(source, header, scheme, settings, span.start)
     made = []
     with one_thread():
         for frame in _frames(source, span):
@@ -63,6 +70,23 @@ def encode_span(
             if marks is not None:
                 _mark(Path(marks), f"{os.getpid()}-{span.start}")
     return made
+
+
+def encoder_for(
+    source: Iterable[Frame], header: Header, scheme: Scheme, settings: Settings, first: int = 0
+) -> Encoder:
+    """An encoder for frames from `first` on. Where a rate in bits per pixel binds all frames of `source`
+    together, they are counted, which looks through a video that does not tell."""
+    encoder = Encoder(header, scheme, settings, first)
+    if not settings.groups_alone:
+        encoder.controller.total = _count(source)
+    return encoder
+
+
+def _count(source: Iterable[Frame]) -> int | None:
+    if isinstance(source, Video):
+        return source.n_frames or sum(1 for _ in source)
+    return len(source) if isinstance(source, Sequence) else None
 
 
 def _frames(source: Source, span: Span) -> Iterable[Frame]:

@@ -16,8 +16,9 @@ Trial = Callable[[float], tuple[int, float]]
 
 MAX_TRIALS = 6
 CLOSE_DB, CLOSE_SHARE = 0.3, 0.08
-KEY_SHARE = 4.0
-"""A key frame may take so many times what a frame has on average."""
+KEY_RATIO, MIDDLE_BPP = 6.0, 0.5
+"""A key frame is given so many times the bytes of a step; fewer above so many bits per pixel, where steps
+cost nearly as much."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,22 @@ class Rate:
     bpp: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.crf, self.psnr, self.bpp) if value is not None]
-        if len(given) != 1 or not math.isfinite(given[0]) or given[0] < 0:
+        if sum(value is not None for value in (self.crf, self.psnr, self.bpp)) != 1:
             raise InputError(
                 f"crf {self.crf}, psnr {self.psnr}, bpp {self.bpp}", expected="exactly one of them"
             )
         if self.crf is not None:
             check_crf(self.crf)
         if self.psnr is not None and not 10 <= self.psnr <= 70:
-            raise InputError(f"{self.psnr} dB", expected="10 to 70")
-        if self.bpp == 0:
-            raise InputError("0 bits per pixel", expected="above zero")
+            raise InputError(f"{self.psnr:g} dB", expected="10 to 70")
+        if self.bpp is not None and not 0 < self.bpp < math.inf:
+            raise InputError(f"{self.bpp:g} bits per pixel", expected="a number above 0")
 
 
 @dataclass
 class Controller:
     """Quality numbers frame by frame. What it knows comes from `seen` alone, so that a file can be gone on
-    with."""
+    with. total: frames of the clip; None where nobody knows."""
 
     rate: Rate
     pixels: int
@@ -54,6 +54,7 @@ class Controller:
     crf: float = 30.0
     spent: float = 0.0
     n_frames: int = 0
+    total: int | None = None
 
     def for_step(self) -> float:
         return _quarters(self.rate.crf if self.rate.crf is not None else self.crf)
@@ -63,7 +64,7 @@ class Controller:
         near."""
         if self.rate.crf is not None:
             return _quarters(self.rate.crf - self.key_offset)
-        low, high, crf = FINEST, COARSEST, _quarters(self.crf)
+        low, high, crf = FINEST - 0.25, COARSEST + 0.25, _quarters(self.crf)
         best, miss, reached = crf, math.inf, (0, 0.0)
         for _ in range(MAX_TRIALS):
             n_bytes, quality = trial(crf)
@@ -74,12 +75,12 @@ class Controller:
                 break
             low, high = (low, crf) if off < 0 else (crf, high)
             change = off * (CLOSE_DB if self.rate.psnr is not None else 0.6)
-            following = _quarters(min(max(crf + change, low), high))
+            following = _quarters(crf + change)
             following = following if low < following < high else _quarters((low + high) / 2)
             if following == crf or high - low <= 0.25:
                 break
             crf = following
-        self._check(miss, reached)
+        self._check(best, miss, reached)
         return best
 
     def _off(self, n_bytes: int, quality: float) -> float:
@@ -88,26 +89,38 @@ class Controller:
             return (quality - self.rate.psnr) / CLOSE_DB
         assert self.rate.bpp is not None
         wanted = self.rate.bpp * self.pixels / 8 * self._key_share()
-        return math.log2(wanted / n_bytes) / CLOSE_SHARE
+        return math.log2(n_bytes / wanted) / CLOSE_SHARE
+
+    @property
+    def group(self) -> int:
+        """Frames from key frame to key frame, at most as many as the clip has."""
+        return self.key_interval if self.total is None else max(1, min(self.key_interval, self.total))
 
     def _key_share(self) -> float:
-        return min(KEY_SHARE, math.sqrt(self.key_interval))
+        """Bytes of a key frame over those of a frame on average."""
+        assert self.rate.bpp is not None
+        ratio = KEY_RATIO / max(1.0, self.rate.bpp / MIDDLE_BPP)
+        return ratio * self.group / (ratio + self.group - 1)
 
-    def _check(self, miss: float, reached: tuple[int, float]) -> None:
+    def _keys_per_frame(self) -> float:
+        """At least so many of the frames are key frames."""
+        return 1 / self.group if not self.total else math.ceil(self.total / self.key_interval) / self.total
+
+    def _check(self, crf: float, miss: float, reached: tuple[int, float]) -> None:
         n_bytes, quality = reached
         if self.rate.psnr is not None and miss < -5:
             raise BudgetError(
                 f"a target of {self.rate.psnr:g} dB", expected=f"at most {quality:.1f} dB from this network",
                 hint="a slower preset", closest=round(quality, 2),
             )  # fmt: skip
-        if self.rate.bpp is not None:
-            per_interval = n_bytes * 8 / self.pixels / self.key_interval
-            if per_interval > self.rate.bpp:
+        if self.rate.bpp is not None and crf == COARSEST and miss >= 1:
+            least = n_bytes * 8 / self.pixels * self._keys_per_frame()
+            if least > self.rate.bpp:
                 raise BudgetError(
                     f"a target of {self.rate.bpp:g} bits per pixel",
-                    expected=f"{per_interval:.3g} or more: the key frame alone takes them",
+                    expected=f"more than {least:.3g}: the key frame alone takes them",
                     hint="rarer key frames, or a faster preset with a smaller network",
-                    closest=round(per_interval, 4),
+                    closest=round(least, 4),
                 )
 
     def seen(self, key: bool, n_bytes: int, quality: float, crf: float) -> None:
@@ -120,7 +133,7 @@ class Controller:
             per_frame = self.rate.bpp * self.pixels / 8
             self.spent += n_bytes
             ahead = self.spent - per_frame * self.n_frames
-            wanted = max(per_frame - ahead / max(4, self.key_interval / 2), 0.2 * per_frame)
+            wanted = max(per_frame - ahead / max(4, self.group / 2), 0.2 * per_frame)
             change = 0.0 if key else 4 * math.log2(n_bytes / wanted)
             self.crf = _bounded(base + min(max(change, -2), 2))
 

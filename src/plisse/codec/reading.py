@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
 from plisse.codec.presets import scheme_of
+from plisse.codec.rate import luma_quality
 from plisse.codec.scheme import State
-from plisse.codec.stream import Chunk, ClipReader, Header, frame_check
+from plisse.codec.stream import Chunk, ClipReader, End, Header, frame_check
 from plisse.data.frames import Frame
 from plisse.errors import FormatError, InputError
 
@@ -31,8 +32,13 @@ class Clip:
     def chunks(self) -> list[Chunk]:
         """Of all whole frames, without payloads, so that a long clip is not held; a warning where the file
         breaks off."""
+        return self.scan()[0]
+
+    def scan(self) -> tuple[list[Chunk], End | None]:
+        """`chunks`, and the end, which says whether the encoder was interrupted; None if missing."""
         with open(self.path, "rb") as file:
-            return [replace(chunk, payload=b"") for chunk in ClipReader(file)]
+            reader = ClipReader(file)
+            return [replace(chunk, payload=b"") for chunk in reader], reader.end
 
     def frames(self, start: int = 0, size: tuple[int, int] | None = None) -> Iterator[Frame]:
         """Frames from `start` on, decoded from the key frame before. size: see `decode`."""
@@ -77,6 +83,12 @@ def decode(stream: BinaryIO | bytes, start: int = 0, size: tuple[int, int] | Non
             warnings.warn(f"frame {index} is not the frame that the encoder saw", stacklevel=2)
         planes = state.planes if size is None else scheme.resized(state, size)
         yield Frame(planes, reader.header.colour, _time(chunk, index, reader.header))
+
+
+def luma_qualities(path: str | Path, originals: Iterable[Frame]) -> Iterator[float]:
+    """PSNR of luma of each frame of a clip in dB, at most 100, as its encoder measures it."""
+    for made, original in zip(open_clip(path).frames(), originals, strict=False):
+        yield luma_quality(made.planes, original.planes)
 
 
 def _time(chunk: Chunk, index: int, header: Header) -> Fraction:

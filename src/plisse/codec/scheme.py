@@ -33,7 +33,7 @@ class Scheme(Protocol):
 
 def check_crf(crf: float) -> None:
     if not FINEST <= crf <= COARSEST:
-        raise InputError(f"quality number {crf}", expected=f"{FINEST:g} (finest) to {COARSEST:g}")
+        raise InputError(f"quality number {crf:g}", expected=f"{FINEST:g} (finest) to {COARSEST:g}")
 
 
 def qstep_at(crf: float) -> float:

@@ -205,7 +205,7 @@ class ClipReader:
         source = self._source
         magic = source.take(len(MAGIC))
         if magic != MAGIC:
-            raise FormatError(f"{magic!r}", offset=0, expected=f"{MAGIC!r}", hint="is this a clip of Plissé?")
+            raise FormatError("a file that is no clip", offset=0, expected=r"\x89PLVID to begin with")
         version = source.take(1)[0]
         if version != VERSION:
             raise FormatError(f"a clip of version {version}", offset=len(MAGIC), expected=f"{VERSION}")

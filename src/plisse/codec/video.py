@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import partial
 
-from plisse.codec.encoder import Coded, Encoder, Settings, is_cut
+from plisse.codec.encoder import Coded, Settings, is_cut
 from plisse.codec.fanout import fanned
 from plisse.codec.files import encode_file, encode_files
-from plisse.codec.groups import Group, encode_span, spans
+from plisse.codec.groups import Group, encode_span, encoder_for, spans
 from plisse.codec.rate import Rate
-from plisse.codec.reading import Clip, decode, open_clip
+from plisse.codec.reading import Clip, decode, luma_qualities, open_clip
 from plisse.codec.scheme import Scheme
 from plisse.codec.stream import header_bytes
 from plisse.codec.writing import encode_to, go_on, put_groups, started
@@ -20,7 +20,7 @@ from plisse.data.frames import Frame
 
 __all__ = [
     "Clip", "Coded", "Rate", "Settings", "decode", "encode", "encode_file", "encode_files", "encode_to",
-    "encode_with", "is_cut", "open_clip",
+    "encode_with", "is_cut", "luma_qualities", "open_clip",
 ]  # fmt: skip
 
 
@@ -59,5 +59,5 @@ def encode_with(
     header, _ = started(frames[0] if frames else None, rate, settings, numbers)
     out = io.BytesIO()
     out.write(header_bytes(header))
-    go_on(out, frames, Encoder(header, scheme, settings))
+    go_on(out, frames, encoder_for(frames, header, scheme, settings))
     return out.getvalue()

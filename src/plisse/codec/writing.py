@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import chain
 from typing import BinaryIO
 
 from plisse.codec.encoder import Coded, Encoder, Settings
-from plisse.codec.groups import Group
+from plisse.codec.groups import Group, encoder_for
 from plisse.codec.presets import scheme_of
 from plisse.codec.scheme import Scheme
 from plisse.codec.stream import Header, end_bytes, header_bytes
@@ -36,7 +36,8 @@ def encode_to(
     header, scheme = started(first, rate, settings)
     assert first is not None
     out.write(header_bytes(header))
-    return go_on(out, chain([first], items), Encoder(header, scheme, settings), report)
+    encoder = encoder_for(frames, header, scheme, settings)
+    return go_on(out, chain([first], items), encoder, report)
 
 
 def started(
@@ -56,17 +57,23 @@ def go_on(
 ) -> int:
     """Write chunks and an end, which says whether all frames are there."""
     with one_thread():
-        return _put(out, map(encoder.chunk, frames), encoder.index, report)
+        return put_chunks(out, map(encoder.chunk, frames), encoder.index, report)
 
 
 def put_groups(
     out: BinaryIO, groups: Iterable[Group], count: int = 0, report: Report = lambda coded: None
 ) -> int:
     """Write chunks of groups, and an end. count: frames that are there already."""
-    return _put(out, chain.from_iterable(groups), count, report)
+    return put_chunks(out, chain.from_iterable(groups), count, report)
 
 
-def _put(out: BinaryIO, chunks: Iterator[tuple[bytes, Coded]], count: int, report: Report) -> int:
+def put_chunks(
+    out: BinaryIO,
+    chunks: Iterable[tuple[bytes, Coded]],
+    count: int = 0,
+    report: Report = lambda coded: None,
+) -> int:
+    """Write chunks as they come, and an end, also after an error; no end where no frame is there."""
     complete = False
     try:
         for data, coded in chunks:
