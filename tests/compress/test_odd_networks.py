@@ -122,6 +122,18 @@ def test_layers_whose_parents_read_them_stay_whole(task: Task) -> None:
         Factorize({"m.out_proj": 4})(model, task)
 
 
+@pytest.mark.parametrize("dynamic", [None, "row"])
+def test_attention_whose_inputs_stay_in_floating_point_is_named(task: Task, dynamic: str | None) -> None:
+    model, allow = made(Attentive)
+    step = Quantize(bits=4, activations=Activations(4, dynamic=dynamic))  # type: ignore[arg-type]
+    found = compress(model, task, recipe=step, allow=allow)
+    notes = " ".join(found.steps[-1].notes)
+    assert "'m': inputs stay in floating point" in notes
+    assert "'e.self_attn'" in notes
+    assert "a.input_quantizer" in {name for name, _ in found.model.named_modules()}
+    assert "m.out_proj.input_quantizer" not in {name for name, _ in found.model.named_modules()}
+
+
 def test_weights_of_other_types_and_computed_ones_are_refused_with_the_way_out(task: Task) -> None:
     model, allow = made(Bound)
     with pytest.raises(WeightsError, match=r"in float16; expected float32; try: model.float\(\)"):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plisse.compress.notes import with_notes
 from plisse.compress.quantize.grids import Format, check_bits, scale_and_zero
 from plisse.compress.quantize.ranges import MSE, Range, over_batches
 from plisse.core import modules
@@ -55,17 +56,24 @@ def quantize_inputs(
     """Attach quantizers, in place, to every linear and convolution layer that calibration reaches; to all of
     them where ranges are dynamic.
 
-    Embeddings have no activations at their input and are passed over. The scales are bfloat16 numbers.
+    Embeddings have no activations at their input and are passed over; torch's attention multiplies inside one
+    operator, so that its inputs stay in floating point, and a note says so. The scales are bfloat16 numbers.
 
     bits: layers (dotted names) that get another number of bits than `how` says. ignore: layers to leave.
     Raises InputError where calibration holds no batch, inputs that the network does not take, or leads to
     NaN or infinity.
     """
+    attention = [n for n, each in plain(model).named_modules() if isinstance(each, nn.MultiheadAttention)]
+    left = {*ignore, *(f"{name}.out_proj" for name in attention)}
     layers = {
         name: layer
         for name, layer in modules.weighted_layers(plain(model))
-        if not isinstance(layer, nn.Embedding) and name not in set(ignore)
+        if not isinstance(layer, nn.Embedding) and name not in left
     }
+    if attention:
+        with_notes(
+            model, [f"{name!r}: inputs stay in floating point inside torch's attention" for name in attention]
+        )
     if how.dynamic is not None:
         for name, layer in layers.items():
             dynamic_quantizer(layer, bits.get(name, how.bits), how).train(layer.training).attach(layer)
