@@ -106,7 +106,7 @@ def check_outputs(reads: Iterable[str | Path | None] = (), /, **paths: Path | No
 
     Raises OutputError for a folder, a missing or unwritable place, and anything that is no regular file.
     """
-    sources = {os.path.realpath(one) for one in reads if one is not None and Path(one).is_file()}
+    sources = [Path(one) for one in reads if one is not None and Path(one).is_file()]
     seen: dict[str, str] = {}
     for name, path in paths.items():
         if path is None:
@@ -115,13 +115,17 @@ def check_outputs(reads: Iterable[str | Path | None] = (), /, **paths: Path | No
         place = os.path.realpath(path)
         if place in seen:
             raise InputError(f"{str(path)!r} for {seen[place]} and {option}", expected="two different files")
-        if place in sources:
-            raise InputError(
-                f"{option} {str(path)!r}, which this command reads",
-                expected="another file, so that none is lost",
-            )
+        check_not_read(path, option, sources)
         seen[place] = option
         check_output(path, option)
+
+
+def check_not_read(path: Path, option: str, reads: Iterable[Path]) -> None:
+    """Raises InputError where `path` leads to one of `reads`."""
+    if os.path.realpath(path) in {os.path.realpath(read) for read in reads}:
+        raise InputError(
+            f"{option} {str(path)!r}, which this command reads", expected="another file, so that none is lost"
+        )
 
 
 def check_output(path: Path, option: str) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from plisse.cli.output import check_output
-from plisse.errors import InputError, OutputError
+from plisse.cli.output import check_not_read, check_output
+from plisse.errors import OutputError
 
 
 def check_place(path: Path, option: str, reads: Sequence[Path], example: str) -> None:
@@ -22,11 +21,3 @@ def check_place(path: Path, option: str, reads: Sequence[Path], example: str) ->
             f"{option} {str(path)!r}, a folder", expected="the name of a file", hint=str(path / example)
         )
     check_output(path, option)
-
-
-def check_not_read(path: Path, option: str, reads: Sequence[Path]) -> None:
-    """Raises InputError where `path` leads to one of `reads`."""
-    if os.path.realpath(path) in {os.path.realpath(read) for read in reads}:
-        raise InputError(
-            f"{option} {str(path)!r}, which this command reads", expected="another file, so that none is lost"
-        )

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from plisse.cli import options
 from plisse.cli.failures import reported
-from plisse.cli.output import note, print_json, stdout, working
+from plisse.cli.output import check_not_read, note, print_json, stdout, working
 from plisse.cli.video_options import ClipIn, Out, Size, Start
-from plisse.cli.video_places import check_not_read
 from plisse.errors import InputError
 
 if TYPE_CHECKING:
