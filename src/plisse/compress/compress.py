@@ -20,6 +20,7 @@ from plisse.compress.run import Run
 from plisse.compress.step import Step, chain
 from plisse.compress.structure import structure_within
 from plisse.compress.within import plan_bytes, shrink_within
+from plisse.core.batch import n_samples
 from plisse.core.modules import check_finite, check_plain
 from plisse.core.origin import origin_of
 from plisse.cost.budget import Budget, Cost
@@ -99,7 +100,7 @@ def compress(
         steps=tuple(run.rows),
         tensors=run.tensor_rows(data),
         frontier=frontier,
-        record=_record(model, kind, bounds, done, seed),
+        record=_record(model, task, bounds, done, seed),
     )
 
 
@@ -205,13 +206,14 @@ def _check(bounds: Budget, after: Cost, before: Cost) -> None:
 
 
 def _record(
-    model: nn.Module, kind: str, bounds: Budget | None, steps: list[Step], seed: int
+    model: nn.Module, task: Task, bounds: Budget | None, steps: list[Step], seed: int
 ) -> dict[str, Any]:
     """Configuration, versions and seed: what one needs to run this again."""
     limits = dataclasses.asdict(bounds) if bounds else {}
     return {
         "network": dataclasses.asdict(origin_of(model)),
-        "task": kind,
+        "task": task.name.partition(":")[0],
+        "batch": n_samples(task.example),
         "budget": {name: limit for name, limit in limits.items() if limit},
         "recipe": dump_recipe(chain(*steps)) if steps else "",
         "seed": seed,

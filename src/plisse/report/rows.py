@@ -24,6 +24,7 @@ def comparisons(result: Result) -> list[Comparison]:
     """File, parameters, MACs, latency and score of the network as it came and as it is read back."""
     before, after = result.before, result.after
     was, now = result.score_before, result.score_after
+    batch = f", batch of {result.record['batch']}" if "batch" in result.record else ""
     return [
         Comparison("File", wording.size(before.bytes), wording.size(after.bytes), smaller(result.ratio)),
         Comparison(
@@ -33,13 +34,13 @@ def comparisons(result: Result) -> list[Comparison]:
             fewer(before.params, after.params),
         ),
         Comparison(
-            "Multiply-adds (MACs)",
+            f"MACs{batch}",
             wording.count(before.macs),
             wording.count(after.macs),
             fewer(before.macs, after.macs),
         ),
         Comparison(
-            "Latency, median",
+            f"Latency{batch}",
             wording.seconds(before.latency, before.latency_spread),
             wording.seconds(after.latency, after.latency_spread),
             faster(before, after),
