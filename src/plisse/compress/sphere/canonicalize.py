@@ -46,6 +46,7 @@ class Canonicalize:
     >>> from plisse.core.batch import BatchList
     >>> from plisse.train.task import classification
     >>> task = classification("none", torch.ones(2, 3), *[BatchList(())] * 3)
+    >>> _ = torch.manual_seed(0)
     >>> network = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
     >>> _ = nn.init.constant_(network[0].bias[:2], -9.0)
     >>> small = Canonicalize(Box(-1.0, 1.0))(network, task)
