@@ -109,6 +109,7 @@ def spectrum(setting: Setting, method: Method) -> Iterator[Row]:
     )
     if path is not None:
         save_subspace(subspace, path)
+    subspace = subspace.settled()  # as the file holds it
     for way in method.scored:
         points = [point_row(setting, network, point) for point, network in found(setting, subspace, way)]
         yield {**facts, "statistics": way, "seconds": seconds, "points": points, "files": files}

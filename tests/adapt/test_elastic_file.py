@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
 
 from plisse.adapt import file
 from plisse.adapt.bits import bits_subspace
@@ -23,7 +24,7 @@ from plisse.bitstream.head import canonical_json, read_json
 from plisse.bitstream.squeeze import expanded, squeezed
 from plisse.core.batch import Batch, BatchList
 from plisse.core.grids import with_grids
-from plisse.core.origin import Origin
+from plisse.core.origin import Origin, with_origin
 from plisse.errors import FormatError, InputError
 from plisse.networks.build import build
 from plisse.networks.open import load, save
@@ -133,6 +134,15 @@ def test_the_spectrum_takes_little_more_than_its_largest_member(name):
         largest = subspace(name).elastic().extract(subspace(name).space.largest)
         assert len(written(name)) <= 1.1 * len(modelfile.dumps(largest, build(ORIGIN)))
     assert sizes[0] < 0.7 * sizes[-1]
+
+
+def test_a_line_of_bits_takes_little_more_than_twice_its_largest_member():
+    net = nn.Sequential(nn.Linear(8, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 2))
+    inputs = BatchList((Batch(torch.rand(16, 8, generator=torch.Generator().manual_seed(1))),))
+    net = with_origin(net, Origin("factory", "tests:three"))
+    line = bits_subspace(net, inputs, bits=tuple(range(3, 9)), line=True)
+    largest = modelfile.dumps(line.extracted(line.space.largest), net)
+    assert 1.8 < len(file.dumps(line, net)) / len(largest) < 2.1
 
 
 def test_a_file_of_one_network_stays_version_1_and_elastic_ones_are_2():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from plisse.adapt.elastic import Point, Range, Space
-from plisse.adapt.reparams import Dial, Tabled, on_line
+from plisse.adapt.reparams import Dial, Held, Line, Tabled, on_line
 from plisse.adapt.sparsity import checked_weights, inner_weights, norms_on_line
 from plisse.adapt.subspace import Subspace
 from plisse.compress.quantize.activations import Activations, batch_samples, fitted_quantizer, watch_inputs
@@ -52,14 +52,16 @@ class FloorThrough(torch.autograd.Function):
 class Planes(Reparam):
     """The source coded at `top` bits and read at the dial's bits (see the module).
 
-    The step s is learned with LSQ's gradient; it is a number of bfloat16 in use and in the file.
+    The step s is learned with LSQ's gradient, unless `scale` gives it; it is a number of bfloat16 in use and
+    in the file.
     """
 
-    def __init__(self, inner: Reparam, dial: Dial, top: int) -> None:
+    def __init__(self, inner: Reparam, dial: Dial, top: int, scale: float | None = None) -> None:
         super().__init__()
         self.source, self.dial, self.top = inner, dial, top
         values = inner().detach().float()
-        self.scale = nn.Parameter(first_step(values, top))
+        first = first_step(values, top) if scale is None else torch.tensor(scale)
+        self.scale = nn.Parameter(first, requires_grad=scale is None)
         self.step_gradient = (values.numel() * 2 ** (top - 1)) ** -0.5
 
     def forward(self) -> Tensor:
@@ -69,24 +71,35 @@ class Planes(Reparam):
         cells = torch.clamp(FloorThrough.apply(self.source().float() / step) + 0.5, 0.5 - half, half - 0.5)
         return cells * step
 
-    def codes(self) -> Tensor:
-        """The codes u, int8, of the source as it is now."""
+    @property
+    def step(self) -> float:
+        """s, as it is in use."""
+        return float(bfloat16_through(self.scale.detach()))
+
+    def codes(self, source: Reparam | None = None) -> Tensor:
+        """The codes u, int8, of the source, or of an end of its line, as it is now."""
         with torch.no_grad():
             half = 2 ** (self.top - 1)
-            cells = torch.floor(self.source().float() / bfloat16_through(self.scale))
+            cells = torch.floor((source or self.source)().float() / self.step)
             return cells.clamp(-half, half - 1).to(torch.int8)
 
     def settled(self) -> Reparam:
-        """The same weights as integers, which take a quarter of the memory and are not trained."""
+        """The same weights as integers, which take a quarter of the memory and are not trained. Of a line,
+        both ends in the middle of their cells at `top` bits: the same weights at the ends, and between them
+        the same or the next (more where one end is beyond the range), in a quarter of the bytes."""
         if isinstance(self.source, Plain):
-            return CodedPlanes(
-                self.codes(), float(bfloat16_through(self.scale.detach())), self.dial, self.top
-            )
+            return CodedPlanes(self.codes(), self.step, self.dial, self.top)
+        if isinstance(self.source, Line):
+            start, end = (Held(self._middles(end)) for end in (self.source.start, self.source.end))
+            return Planes(Line(start, end, self.dial), self.dial, self.top, self.step)
         return self
+
+    def _middles(self, end: Reparam) -> Stored:
+        return CodedPlanes(self.codes(end), self.step, self.dial, self.top).whole()
 
     def stored(self) -> Stored:
         bits = int(self.dial.point.settings["bits"])
-        step = float(bfloat16_through(self.scale.detach())) * 2 ** (self.top - bits)
+        step = self.step * 2 ** (self.top - bits)
         odd = torch.round(2 * self.forward().detach() / step).to(torch.int32).cpu().numpy()
         return Stored(odd, odd.shape, Uniform(np.array([step / 2], np.float32)))
 
@@ -106,7 +119,13 @@ class CodedPlanes(Reparam):
         return ((self.codes >> gone).float() + 0.5) * (self.scale * 2**gone)
 
     def stored(self) -> Stored:
-        gone = self.top - int(self.dial.point.settings["bits"])
+        return self._read(self.top - int(self.dial.point.settings["bits"]))
+
+    def whole(self) -> Stored:
+        """All `top` bits, wherever the dial stands."""
+        return self._read(0)
+
+    def _read(self, gone: int) -> Stored:
         odd = 2 * (self.codes >> gone).to(torch.int32).cpu().numpy() + 1
         return Stored(odd, odd.shape, Uniform(np.array([self.scale * 2**gone / 2], np.float32)))
 

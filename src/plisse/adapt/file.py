@@ -17,7 +17,7 @@ from plisse.adapt.layout import Layout, decode_layout, encode_layout, layout_of
 from plisse.adapt.pieces import Leaf
 from plisse.adapt.recipes import Frame, blank, fill, make
 from plisse.adapt.reparams import Dial
-from plisse.adapt.subspace import Subspace, settled
+from plisse.adapt.subspace import Subspace
 from plisse.bitstream.bytesreader import BytesReader, varint
 from plisse.bitstream.container import ASSET, ELASTIC, MODEL, STAGE, Section, located, pack, read_prefix
 from plisse.bitstream.entries import LONGEST, record_shape
@@ -63,8 +63,8 @@ def dumps(
     modules.check_finite(subspace)
     network = subspace.wrapped.model
     head, rebuilt = head_of(network, skeleton, notes or {})
-    reparams = {name: settled(reparam) for name, reparam in subspace.wrapped.reparams.items()}
-    mine = Subspace(Reparametrized(modules.clone(network), reparams), subspace.dial, subspace.sizes)
+    mine = subspace.settled()
+    reparams = mine.wrapped.reparams
     layout = layout_of(mine)
     leaves = _leaves(layout, rebuilt, Frame(subspace.dial, layout.space.points, layout.plan, layout.top))
     state = network.state_dict()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plisse.adapt.bits import Chosen, CodedPlanes, Planes
 from plisse.adapt.channels import ChannelPlan, Rule
@@ -147,9 +147,8 @@ def make(recipe: Recipe, leaves: Iterator[Any], frame: Frame, slicing: Slicing =
         codes = torch.from_numpy(stored.symbols.reshape(stored.shape).astype(np.int8))
         return CodedPlanes(codes, float(stored.grid.scale[0]), frame.dial, frame.top)
     if kind == "steps":
-        planes = Planes(make(inner[0], leaves, frame), frame.dial, frame.top)
-        planes.scale = nn.Parameter(torch.tensor(float(next(leaves).result().values()[0])))
-        return planes
+        line = make(inner[0], leaves, frame)
+        return Planes(line, frame.dial, frame.top, float(next(leaves).result().values()[0]))
     return Held(next(leaves).result())
 
 

@@ -51,8 +51,8 @@ class TopK(Reparam):
     def tabled(self) -> float:
         """The threshold at the dial's sparsity, from the table."""
         below, above, share = self.dial.between
-        found = self.thresholds.tolist()
-        return float(found[below] + (found[above] - found[below]) * share)
+        low = float(self.thresholds[below])
+        return low if below == above else low + (float(self.thresholds[above]) - low) * share
 
     def stored(self) -> Stored:
         return masked_stored(self.source.stored(), (self.forward().detach() != 0).cpu().numpy())

@@ -91,15 +91,22 @@ class Subspace(nn.Module):
     def extracted(self, point: Point) -> nn.Module:
         """A plain network at a point with its own tensors; those that are on grids stay on them in its
         file."""
-        network = modules.clone(self.materialised(point))
-        found = {name: settled(each).stored() for name, each in self.wrapped.reparams.items()}
+        mine = self.settled()
+        network = modules.clone(mine.materialised(point))
+        found = {name: each.stored() for name, each in mine.wrapped.reparams.items()}
         return with_grids(network, {name: s for name, s in found.items() if not isinstance(s.grid, Raw)})
+
+    def settled(self) -> Subspace:
+        """What is written to a file and served: the same network and dial, with weights as integers where
+        points are numbers of bits."""
+        reparams = {name: settled(each) for name, each in self.wrapped.reparams.items()}
+        made = Subspace(Reparametrized(self.wrapped.model, reparams), self.dial, self.sizes)
+        return made.train(self.training)
 
     def elastic(self, *, keep: int = 16) -> Switching:
         """What serves this subspace: networks are made once per point, `keep` of them held. The weights are a
         copy; this subspace may be trained on."""
-        mine = copy.deepcopy(self).eval().requires_grad_(False)
-        mine.with_reparams({name: settled(each) for name, each in mine.wrapped.reparams.items()})
+        mine = copy.deepcopy(self).settled().eval().requires_grad_(False)
         lock = threading.Lock()
 
         def make(point: Point) -> nn.Module:
@@ -164,9 +171,12 @@ def _sharing(model: nn.Module, only: Collection[str] | None) -> dict[str, nn.Mod
     def copied(module: nn.Module, name: str) -> nn.Module:
         if id(module) not in seen:
             twin = seen[id(module)] = module.__new__(type(module))
-            twin.__dict__ = dict(module.__dict__)
+            mine = vars(
+                twin
+            )  # as attributes, all would pass torch's slow checks
+            mine.update(vars(module))
             for table in ("_parameters", "_buffers", "_modules"):
-                twin.__dict__[table] = dict(module.__dict__[table])
+                mine[table] = mine[table].copy()
         twin = named[name] = seen[id(module)]
         for key, child in module._modules.items():
             full = f"{name}.{key}" if name else key
