@@ -13,9 +13,10 @@ again whose "network setting source" contains TEXT; `--fresh` starts anew.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -43,7 +44,8 @@ MATRIX = (
     *("W2", "W3", "W4A4", "W3A3", "W4A8 ranges", "W4A4 ranges"),
     *("W4A4 trained", "W2A4 reconstructed, trained"),
 )
-LARGER = ("W2", "W3", "W4A4", "W3A3", "W4A8 ranges", "W4A4 ranges", "W4A4 trained")
+NETWORKS = ("resnet20", "resnet56")
+SEEDS = range(3)
 
 
 def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
@@ -51,24 +53,19 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
     if small:
         yield from ((SETTINGS["W2"], Source(name)) for name in ("real", "Gaussian"))
         return
-    yield from (
-        (SETTINGS[name], Source(source, seed=seed))
-        for seed in range(3)
-        for name in MATRIX
-        for source in THREE
-    )
-    yield from ((SETTINGS[name], Source(source, "resnet56")) for name in LARGER for source in THREE)
-    yield from (
-        (SETTINGS[name], Source(source, seed=seed))
-        for seed in range(3)
-        for name in MATRIX
-        for source in SOURCES
-    )
+    yield from matrix(THREE)
+    yield from matrix(SOURCES)
     for setting in ("W2A4", "W2A4 trained"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
     for setting in ("low rank 50 %", "channels 30 %"):
         yield from ((SETTINGS[setting], Source(name)) for name in ("real", "BNS"))
     yield from ((SETTINGS["W2"], Source(name)) for name in VARIANTS)
+
+
+def matrix(sources: Sequence[str]) -> Iterator[tuple[Setting, Source]]:
+    """Every setting of MATRIX on both networks with every seed."""
+    for network, seed, name, source in itertools.product(NETWORKS, SEEDS, MATRIX, sources):
+        yield SETTINGS[name], Source(source, network, seed)
 
 
 @cache

@@ -171,9 +171,7 @@ def _sharing(model: nn.Module, only: Collection[str] | None) -> dict[str, nn.Mod
     def copied(module: nn.Module, name: str) -> nn.Module:
         if id(module) not in seen:
             twin = seen[id(module)] = module.__new__(type(module))
-            mine = vars(
-                twin
-            )  # as attributes, all would pass torch's slow checks
+            mine = vars(twin)  # as attributes, all would pass torch's slow checks
             mine.update(vars(module))
             for table in ("_parameters", "_buffers", "_modules"):
                 mine[table] = mine[table].copy()
