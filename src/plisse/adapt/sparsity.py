@@ -42,17 +42,12 @@ class TopK(Reparam):
         self.register_buffer("thresholds", torch.zeros(0))
 
     def forward(self) -> Tensor:
-        weight = self.source()
-        if not self.training and self.thresholds.numel():
-            return F.hardshrink(weight, self.tabled())
+        weight = self.source.forward()
+        if not self.training and (listed := self.thresholds.tolist()):
+            below, above, share = self.dial.between
+            return F.hardshrink(weight, listed[below] + (listed[above] - listed[below]) * share)
         keep = weight.detach().abs() > magnitude_at(weight, self.dial.point.settings["sparsity"])
         return torch.where(keep, weight, weight.new_zeros(()))
-
-    def tabled(self) -> float:
-        """The threshold at the dial's sparsity, from the table."""
-        below, above, share = self.dial.between
-        low = float(self.thresholds[below])
-        return low if below == above else low + (float(self.thresholds[above]) - low) * share
 
     def stored(self) -> Stored:
         return masked_stored(self.source.stored(), (self.forward().detach() != 0).cpu().numpy())

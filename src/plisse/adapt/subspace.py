@@ -174,7 +174,7 @@ def _sharing(model: nn.Module, only: Collection[str] | None) -> dict[str, nn.Mod
             mine = vars(twin)  # as attributes, all would pass torch's slow checks
             mine.update(vars(module))
             for table in ("_parameters", "_buffers", "_modules"):
-                mine[table] = mine[table].copy()
+                mine[table] = mine[table].copy()  # an empty one too: a layer may get a tensor of its own
         twin = named[name] = seen[id(module)]
         for key, child in module._modules.items():
             full = f"{name}.{key}" if name else key
