@@ -24,8 +24,8 @@ def quantized() -> Reparametrized:
     return RateQuantize({"0.weight": 0.01, "2.weight": 0.01}, dead_zone=0.1)(model, task)
 
 
-def state(network: nn.Module, step: int) -> State:
-    return State(step=step, steps=1000, model=network, loss=torch.zeros(()), lr=0.1)
+def state(network: nn.Module, step: int, steps: int = 1000) -> State:
+    return State(step=step, steps=steps, model=network, loss=torch.zeros(()), lr=0.1)
 
 
 @pytest.mark.parametrize("share", [0.6, 1.3])
@@ -35,6 +35,14 @@ def test_the_rate_reaches_its_target_from_both_sides(share: float) -> None:
     for step in range(24, 700, 25):
         HoldRate(target)(state(network, step))
     assert coded_bytes(network) == pytest.approx(target, rel=0.03)
+
+
+def test_a_short_training_is_held_too() -> None:
+    network = quantized()
+    target = int(0.8 * coded_bytes(network))
+    for step in range(60):
+        HoldRate(target)(state(network, step, 60))
+    assert coded_bytes(network) == pytest.approx(target, rel=0.06)
 
 
 def test_steps_stay_between_looks_and_at_the_end() -> None:

@@ -12,6 +12,8 @@ from plisse.compress.quantize.rated import coded_bytes, rescale
 from plisse.train.loop import State
 
 GENTLEST, STRONGEST = 0.95, 1.15
+LOOKS = 8
+"""At least so many in a training, over the whole of it, however short it is."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class HoldRate:
     """A hook for `fit`: every so often, write the entropy-coded weights and scale all steps by
     (bytes / target) ^ gain.
 
-    target: bytes for all entropy-coded weights. every: steps between two looks. until: share of the training
-    after which the steps stay as they are, so that the weights settle.
+    target: bytes for all entropy-coded weights. every: steps between two looks, at most. until: share of the
+    training after which the steps stay as they are, so that the weights settle.
     """
 
     target: int
@@ -29,7 +31,8 @@ class HoldRate:
     gain: float = 0.7
 
     def __call__(self, state: State) -> None:
-        if (state.step + 1) % self.every or state.step > self.until * state.steps:
+        every = max(1, min(self.every, state.steps // LOOKS))
+        if (state.step + 1) % every or state.step > self.until * state.steps:
             return
         factor = (coded_bytes(state.model) / self.target) ** self.gain
         rescale(state.model, min(max(factor, GENTLEST), STRONGEST))
