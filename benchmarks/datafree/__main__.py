@@ -40,10 +40,11 @@ from plisse.train.evaluate import Evaluation, evaluate, paired
 
 Row = dict[str, Any]
 THREE = ("real", "Gaussian", "BNS")
-MATRIX = (
-    *("W2", "W3", "W4A4", "W3A3", "W4A8 ranges", "W4A4 ranges"),
+ASKED = (
+    *("W4A4", "W3A3", "W4A8 ranges", "W4A4 ranges"),
     *("W4A4 trained", "W2A4 reconstructed, trained"),
 )
+MATRIX = ("W2", "W3", *ASKED)
 NETWORKS = ("resnet20", "resnet56")
 SEEDS = range(3)
 
@@ -53,8 +54,9 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
     if small:
         yield from ((SETTINGS["W2"], Source(name)) for name in ("real", "Gaussian"))
         return
-    yield from matrix(THREE)
-    yield from matrix(SOURCES)
+    yield from matrix(NETWORKS, MATRIX, THREE)
+    yield from matrix(NETWORKS, ASKED, SOURCES)
+    yield from matrix(NETWORKS[:1], MATRIX, SOURCES)
     for setting in ("W2A4", "W2A4 trained"):
         yield from ((SETTINGS[setting], Source(name)) for name in THREE)
     for setting in ("low rank 50 %", "channels 30 %"):
@@ -62,9 +64,11 @@ def plan(small: bool = False) -> Iterator[tuple[Setting, Source]]:
     yield from ((SETTINGS["W2"], Source(name)) for name in VARIANTS)
 
 
-def matrix(sources: Sequence[str]) -> Iterator[tuple[Setting, Source]]:
-    """Every setting of MATRIX on both networks with every seed."""
-    for network, seed, name, source in itertools.product(NETWORKS, SEEDS, MATRIX, sources):
+def matrix(
+    networks: Sequence[str], settings: Sequence[str], sources: Sequence[str]
+) -> Iterator[tuple[Setting, Source]]:
+    """All of these with every seed."""
+    for network, seed, name, source in itertools.product(networks, SEEDS, settings, sources):
         yield SETTINGS[name], Source(source, network, seed)
 
 
