@@ -80,6 +80,8 @@ def methods() -> tuple[Method, ...]:
             Schedule(Sandwich(3)),
             distill=1.0,
         ),
+        Method("line, listed and teacher", "sparsity", on_line(sparsity), sparse, teacher=True),
+        Method("line in norms, sandwich and teacher", "width", on_line(width), sandwich, teacher=True),
         Method("point, biased endpoints", "sparsity", sparsity, biased),
         Method("point, sandwich and distillation", "sparsity", sparsity, late, distill=1.0),
         Method("point, one of the listed", "bits", bits, Schedule(Listed(1))),
