@@ -55,8 +55,8 @@ def test_one_network_holds_all_frames(data, frames):
 
 def test_any_frame_is_drawn_alone(data, monkeypatch):
     whole, seen = list(decode(data)), []
-    real = wholeclip.drawn
-    monkeypatch.setattr(wholeclip, "drawn", lambda *a: seen.append(a[-1]) or real(*a))
+    real = wholeclip.rendered
+    monkeypatch.setattr(wholeclip, "rendered", lambda *a: seen.append(a[-1]) or real(*a))
     found = next(decode(data, start=2))
     assert same(found, whole[2])
     assert seen == [2]

@@ -23,7 +23,8 @@ CUT = 20.0
 class Settings:
     """scheme: "warp", "conv", "siren" or "fourier". preset: fast, medium or slow. rate: quality or target.
     key_interval: at most so many frames from key frame to key frame. scene_cuts: key frames where the picture
-    changes as a whole. stepping: false makes every frame a key frame."""
+    changes as a whole. stepping: false makes every frame a key frame. motion: of weight steps, see
+    `plisse.codec.weightstep`; `warp` always moves."""
 
     scheme: str = "warp"
     preset: str = "medium"
@@ -31,11 +32,17 @@ class Settings:
     key_interval: int = 250
     scene_cuts: bool = True
     stepping: bool = True
+    motion: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.key_interval < 1:
             raise InputError(f"a key-frame interval of {self.key_interval}", expected="1 or more")
+
+    @property
+    def moving(self) -> bool:
+        """Whether weight steps add to the frame before, moved."""
+        return self.motion and self.stepping
 
     @property
     def groups_alone(self) -> bool:
@@ -66,7 +73,8 @@ class Encoder:
 
     def _fresh(self) -> Controller:
         pixels = self.header.height * self.header.width
-        offset = getattr(self.scheme, "key_offset", 0.0)
+        copied = self.settings.stepping  # where no frame copies from another, none needs to be finer
+        offset = getattr(self.scheme, "key_offset", 0.0) if copied else 0.0
         return Controller(self.settings.rate, pixels, self.settings.key_interval, offset)
 
     def chunk(self, frame: Frame) -> tuple[bytes, Coded]:

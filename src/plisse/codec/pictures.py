@@ -98,14 +98,32 @@ def as_units(planes: Planes) -> Planes:
 
 
 @torch.no_grad()
-def drawn(network: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Planes:
-    """The frame that weights stand for, called with `inputs`, uint8. In float64, so that machines round to
+def rendered(network: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Planes:
+    """The frame that weights stand for, called with `inputs`, 0 to 1. In float64, so that machines round to
     the same bytes (but for values within 1e-9 or so of the middle of two)."""
     double = {name: tensor.double() for name, tensor in weights.items()}
     for name, buffer in network.named_buffers():
         double[name] = buffer.double()
     y, u, v = torch.func.functional_call(network, double, inputs)
-    return to_bytes(y * 255), to_bytes(u * 255), to_bytes(v * 255)
+    return y, u, v
+
+
+def as_bytes(planes: Planes) -> Planes:
+    """Planes from 0 to 1 as uint8."""
+    y, u, v = (to_bytes(plane * 255) for plane in planes)
+    return y, u, v
+
+
+def difference(one: Planes, other: Planes) -> Planes:
+    """one - other, plane by plane."""
+    y, u, v = (a - b for a, b in zip(one, other, strict=True))
+    return y, u, v
+
+
+def total(one: Planes, other: Planes) -> Planes:
+    """one + other, plane by plane."""
+    y, u, v = (a + b for a, b in zip(one, other, strict=True))
+    return y, u, v
 
 
 def n_parameters(network: nn.Module) -> int:

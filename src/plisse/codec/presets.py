@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plisse.codec.moving import REACH
 from plisse.codec.pictures import KINDS, Arch
 from plisse.codec.scheme import Scheme
 from plisse.codec.warp import Warp
@@ -27,12 +28,12 @@ class Preset:
 NETWORKS: dict[str, dict[str, Preset]] = {
     "conv": {
         "fast": Preset(6, 4, 300, 50),
-        "medium": Preset(8, 4, 1000, 150),
+        "medium": Preset(12, 4, 2000, 150),
         "slow": Preset(12, 4, 2500, 300),
     },
     "siren": {
         "fast": Preset(20, 3, 300, 50),
-        "medium": Preset(28, 4, 800, 120),
+        "medium": Preset(40, 4, 1200, 120),
         "slow": Preset(40, 4, 2000, 250),
     },
     "fourier": {
@@ -44,9 +45,14 @@ NETWORKS: dict[str, dict[str, Preset]] = {
 
 
 def scheme_of(
-    name: str, preset: str, size: tuple[int, int], numbers: tuple[int, ...] | None = None
+    name: str,
+    preset: str,
+    size: tuple[int, int],
+    numbers: tuple[int, ...] | None = None,
+    motion: bool = True,
 ) -> tuple[Scheme, tuple[int, ...]]:
-    """The scheme of a name and a preset, or, for a decoder, of the numbers in a header; and these numbers."""
+    """The scheme of a name and a preset, or, for a decoder, of the numbers in a header; and these numbers.
+    motion: weight steps add to the frame before, moved."""
     if numbers is not None:
         return _decoder(name, size, numbers), numbers
     if preset not in PRESETS:
@@ -57,7 +63,8 @@ def scheme_of(
         raise InputError(f"scheme {name!r}", expected=", ".join(("warp", *KINDS)))
     chosen = NETWORKS[name][preset]
     arch = Arch(name, chosen.width, chosen.depth)
-    return WeightSteps(arch, size, chosen.key_steps, chosen.step_steps), (chosen.width, chosen.depth)
+    scheme = WeightSteps(arch, size, chosen.key_steps, chosen.step_steps, motion, REACH[preset])
+    return scheme, (chosen.width, chosen.depth, *([1] if motion else []))
 
 
 def _decoder(name: str, size: tuple[int, int], numbers: tuple[int, ...]) -> Scheme:
@@ -68,7 +75,11 @@ def _decoder(name: str, size: tuple[int, int], numbers: tuple[int, ...]) -> Sche
     try:
         if name == NAME:
             return WholeClip(WholeArch(*numbers), size)
-        width, depth = numbers
-        return WeightSteps(Arch(name, width, depth), size)
+        width, depth, *rest = numbers
+        if rest not in ([], [1]):
+            raise ValueError(rest)
+        return WeightSteps(Arch(name, width, depth), size, motion=bool(rest))
     except (TypeError, ValueError, InputError) as error:
-        raise FormatError(f"a network {name} of {numbers}", offset=0, expected="width and depth") from error
+        raise FormatError(
+            f"a network {name} of {numbers}", offset=0, expected="width, depth and motion"
+        ) from error

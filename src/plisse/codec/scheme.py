@@ -28,7 +28,10 @@ class Scheme(Protocol):
 
     def decode(self, payload: bytes, before: State | None, offset: int, crf: float) -> State: ...
 
-    def resized(self, state: State, size: tuple[int, int]) -> Planes: ...
+    def resized(self, state: State, size: tuple[int, int], last: Planes | None) -> Planes:
+        """The frame at another size, float64, 0 to 1. last: what this gave for the frame before; None for a
+        key frame."""
+        ...
 
 
 def check_crf(crf: float) -> None:

@@ -20,23 +20,25 @@ from plisse.codec.fit import fit_change, groups_of, qstep_of
 from plisse.codec.motion import (
     LARGE,
     SMALL,
-    UNIT,
     analysed,
     diagonals,
-    enlarged,
-    moved_chroma,
-    moved_luma,
-    search,
     synthesised,
+)
+from plisse.codec.moving import (
+    REACH,
+    find_motion,
+    moved_blocks,
+    no_splits,
+    no_vectors,
+    padded,
+    sides_of,
 )
 from plisse.codec.pictures import Planes
 from plisse.codec.refine import Refined, Refiner, added, start
 from plisse.codec.scheme import WEIGHT, State, check_crf, qstep_at
-from plisse.codec.weightstep import Memory, code_step, flat_symbols, moved, within_range
+from plisse.codec.weightcoder import Memory, code_step, flat_symbols, step_weights, within_range
 from plisse.errors import FormatError, InputError
 
-REACH = {"fast": 6, "medium": 12, "slow": 20}
-"""Pixels of motion that are searched each way."""
 MIDDLE = 128.0
 NOWHERE, ALL, CODED = range(3)
 """Where planes are refined."""
@@ -102,16 +104,10 @@ class Warp:
     preset: str = "medium"
     key_offset: float = 3.0
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        """Sides of luma in whole blocks of 16."""
-        height, width = (-(-side // LARGE) * LARGE for side in self.size)
-        return height, width
-
     def encode(self, planes: Planes, before: State | None, crf: float, seed: int) -> tuple[bytes, WarpState]:
         check_crf(crf)
         assert before is None or isinstance(before, WarpState)
-        image = [_padded(plane.numpy(), self._sides(k)) for k, plane in enumerate(planes)]
+        image = [padded(plane.numpy(), sides_of(k, self.size)) for k, plane in enumerate(planes)]
         sizes = (SMALL,) if self.preset == "fast" else (SMALL, LARGE)
         tries = [self._encoded(image, before, qstep_at(crf), n) for n in sizes]
         if self.preset == "slow" and before is None:
@@ -124,12 +120,12 @@ class Warp:
         self, image: list[np.ndarray], before: WarpState | None, qstep: float, n: int, seed: int | None = None
     ) -> tuple[bytes, WarpState, float]:
         """Bytes, state and J with luma blocks of n x n; with a seed, the refiner may take a step."""
-        frame = self._begun(before, n, qstep, Tape.to_write(3 * self.padded[0] * self.padded[1]), image)
+        frame = self._begun(before, n, qstep, Tape.to_write(3 * image[0].size), image)
         if before is not None:
-            up = enlarged(_padded(before.planes[0].numpy(), self.padded))
-            weight = WEIGHT * qstep**2 * UNIT**2
-            wide = image[0].astype(np.int32) * UNIT
-            search(wide, up, before.vectors, REACH[self.preset], weight, frame.vectors, frame.split)
+            luma = padded(before.planes[0].numpy(), image[0].shape)
+            frame.vectors, frame.split = find_motion(
+                image[0], luma, before.vectors, REACH[self.preset], qstep
+            )
         made, found = self._coded(frame, before)
         tries = [
             self._refined(made, found, frame, where, frame.old.weights) for where in (NOWHERE, ALL, CODED)
@@ -173,7 +169,7 @@ class Warp:
         flat = flat_symbols(network.refiner, symbols)
         trial = Tape.to_write(flat.size + exponents.size)
         code_step(network.refiner, memory, memory.model.copy(), flat.copy(), exponents.copy(), trial)
-        weights = moved(network.refiner, frame.old.weights, flat, tuple(exponents.tolist()))
+        weights = step_weights(network.refiner, frame.old.weights, flat, tuple(exponents.tolist()))
         planes = self._refined(made, found, frame, where, weights)
         cost = WEIGHT * frame.qstep**2 * 8 * len(trial.finished())
         if _error(frame.image, planes) + cost >= error or not within_range(tuple(exponents.tolist())):
@@ -190,7 +186,7 @@ class Warp:
         told = tuple(int(exponent) for exponent in exponents)
         if not within_range(told):
             raise FormatError(f"exponents {told}", offset=0, expected="smaller ones")
-        return moved(network, frame.old.weights, flat, told), Memory(told, np.abs(flat), model)
+        return step_weights(network, frame.old.weights, flat, told), Memory(told, np.abs(flat), model)
 
     def decode(self, payload: bytes, before: State | None, offset: int, crf: float = 0.0) -> WarpState:
         assert before is None or isinstance(before, WarpState)
@@ -212,21 +208,16 @@ class Warp:
         self, before: WarpState | None, n: int, qstep: float, tape: Tape, image: list[np.ndarray] | None
     ) -> _Frame:
         old = before or self._nothing()
-        split = np.zeros((self.padded[0] // LARGE, self.padded[1] // LARGE), np.int64)
-        model, vectors = old.model.copy(), np.zeros_like(old.vectors)
+        model, vectors, split = old.model.copy(), np.zeros_like(old.vectors), no_splits(self.size)
         return _Frame(old, before is None, n, qstep, tape, image, model, vectors, split)
 
     def _nothing(self) -> WarpState:
         """What a key frame begins from."""
         nothing = torch.zeros(0, 0, dtype=torch.uint8)
-        vectors = np.zeros((self.padded[0] // SMALL, self.padded[1] // SMALL, 2), np.int64)
-        empty = tuple(Latent.zeros(self._sides(k), SMALL) for k in range(3))
+        vectors = no_vectors(self.size)
+        empty = tuple(Latent.zeros(sides_of(k, self.size), SMALL) for k in range(3))
         model, memory = Model.fresh(latents.N_CONTEXTS), Memory.fresh(Refiner(), REFINER_EXPONENT)
         return WarpState((nothing, nothing, nothing), model, vectors, empty, start(), memory)
-
-    def _sides(self, plane: int) -> tuple[int, int]:
-        height, width = self.padded
-        return (height, width) if plane == 0 else (height // 2, width // 2)
 
     def _coded(self, frame: _Frame, before: WarpState | None) -> tuple[list[np.ndarray], tuple[Latent, ...]]:
         """Write or read motion and latents; planes before they are refined, float64."""
@@ -254,14 +245,8 @@ class Warp:
     def _guesses(self, before: WarpState | None, vectors: np.ndarray) -> list[np.ndarray]:
         """What latents are added to: mid-grey, or the moved frame before."""
         if before is None:
-            return [np.full(self._sides(k), MIDDLE) for k in range(3)]
-        guesses = []
-        for k, plane in enumerate(before.planes):
-            up = enlarged(_padded(plane.numpy(), self._sides(k)))
-            out = np.zeros(self._sides(k), np.int32)
-            (moved_chroma if k else moved_luma)(up, vectors, out)
-            guesses.append(out / UNIT)
-        return guesses
+            return [np.full(sides_of(k, self.size), MIDDLE) for k in range(3)]
+        return moved_blocks(before.planes, vectors)
 
     def _refined(
         self,
@@ -290,7 +275,7 @@ class Warp:
         )
         return y, u, v
 
-    def resized(self, state: State, size: tuple[int, int]) -> Planes:
+    def resized(self, state: State, size: tuple[int, int], last: Planes | None) -> Planes:
         raise InputError("another size from latents", expected="a clip of siren or fourier")
 
 
@@ -302,8 +287,3 @@ def _mask(latent: Latent, n: int, where: int) -> np.ndarray:
 
 def _error(image: list[np.ndarray], planes: list[np.ndarray]) -> float:
     return sum(float(np.square(a - b).sum()) for a, b in zip(image, planes, strict=True))
-
-
-def _padded(plane: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
-    """Borders repeated to the right and below."""
-    return np.pad(plane, [(0, sides[0] - plane.shape[0]), (0, sides[1] - plane.shape[1])], mode="edge")

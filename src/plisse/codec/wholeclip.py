@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from plisse.bitstream.bytesreader import BytesReader, varint
 from plisse.codec.fit import default_qsteps, fit_change
-from plisse.codec.pictures import Planes, as_units, drawn, shuffled
+from plisse.codec.pictures import Planes, as_bytes, as_units, rendered, shuffled
 from plisse.codec.scheme import State, check_crf, weight_at
 from plisse.codec.stream import Header, chunk_bytes, end_bytes, header_bytes
 from plisse.codec.threads import one_thread
-from plisse.codec.weightstep import key_bytes, moved, read_key
+from plisse.codec.weightcoder import key_bytes, read_key, step_weights
 from plisse.data.frames import Frame
 from plisse.errors import FormatError, InputError
 from plisse.networks.coordinate import FrameGenerator
@@ -90,7 +90,7 @@ class WholeState:
 
     @cached_property
     def planes(self) -> Planes:
-        return drawn(self.network, self.weights, self.index)
+        return as_bytes(rendered(self.network, self.weights, self.index))
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class WholeClip:
         network = self.network(n_frames)
         symbols, exponents = read_key(network, reader, offset)
         base = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
-        return WholeState(network, moved(network, base, symbols, exponents), 0)
+        return WholeState(network, step_weights(network, base, symbols, exponents), 0)
 
-    def resized(self, state: State, size: tuple[int, int]) -> Planes:
+    def resized(self, state: State, size: tuple[int, int], last: Planes | None) -> Planes:
         raise InputError("another size from a convolutional network", expected="siren or fourier")
 
 
