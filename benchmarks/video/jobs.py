@@ -19,8 +19,8 @@ Job = tuple[str, Callable[[], Row]]
 class Extent:
     """How much is measured. frames: of each clip for `warp`, None for all. network_frames, presets: of
     networks alone. every: so many-th frame is coded as a network of its own, for comparison. file_preset: of
-    files that are looked at in other ways. whole_bytes: about what clips of networks with steps take at
-    NETWORK_CRFS."""
+    files that are looked at in other ways. whole_bytes: about what clips of networks with steps take; at
+    WHOLE_CRFS."""
 
     frames: int | None
     network_clips: tuple[str, ...]
@@ -43,8 +43,10 @@ LARGE = Extent(
 )
 CODEC_CRFS = (16, 20, 24, 28, 32, 36, 40)
 WARP_CRFS = (27, 32, 37, 22)
-NETWORK_CRFS = (27, 31, 35, 23)
-COARSE_CRFS = (39, 43)
+NETWORK_CRFS = (27, 31, 35, 39, 23)
+COARSE_CRFS = (43, 47)
+STILL_CRFS = (27, 35)
+WHOLE_CRFS = (27, 31, 35, 23)
 NETWORKS = ("conv", "siren")
 
 
@@ -66,17 +68,19 @@ def warp_jobs(extent: Extent) -> Iterator[Job]:
 
 
 def network_jobs(extent: Extent) -> Iterator[Job]:
-    """Both paradigms: weight steps, then every so many-th frame, but for the first, as a network of its own
-    (the first is one in a clip with steps). The latter are larger and coarser, too, so that each step has
-    networks of its own on both sides of its quality."""
+    """Both paradigms: weight steps, with motion and ("still") without, then every so many-th frame, but for
+    the first, as a network of its own (the first is one in a clip with steps). The latter are larger and
+    coarser, too, so that each step has networks of its own on both sides of its quality."""
     rates = {"slow": NETWORK_CRFS} | dict.fromkeys(extent.presets, NETWORK_CRFS + COARSE_CRFS)
     steps = (("steps", preset, crf) for preset in extent.presets for crf in NETWORK_CRFS)
+    still = (("still", extent.presets[-1], crf) for crf in STILL_CRFS)
     alone = (("alone", preset, crf) for preset, crfs in rates.items() for crf in crfs)
-    for word, preset, crf in (*steps, *alone):
-        first, every = (0, 1) if word == "steps" else (extent.every, extent.every)
+    for word, preset, crf in (*steps, *alone, *still):
+        first, every = (extent.every, extent.every) if word == "alone" else (0, 1)
         for name in map(extent.few, extent.network_clips):
             for scheme in NETWORKS:
-                settings = Settings(scheme, preset, Rate(crf=crf), stepping=word == "steps")
+                stepping, motion = word != "alone", word == "steps"
+                settings = Settings(scheme, preset, Rate(crf=crf), stepping=stepping, motion=motion)
                 codec = f"{scheme} {preset} {word}"
                 job = partial(network_row, name, settings, codec, first, every)
                 yield f"{name} {codec} {crf}", job
@@ -86,7 +90,7 @@ def whole_jobs(extent: Extent) -> Iterator[Job]:
     """All frames of a clip as one network, as large as what weight steps take."""
     for preset in extent.presets:
         for name in map(extent.few, extent.network_clips):
-            for crf, n_bytes in zip(NETWORK_CRFS, extent.whole_bytes, strict=True):
+            for crf, n_bytes in zip(WHOLE_CRFS, extent.whole_bytes, strict=True):
                 job = partial(whole_row, name, preset, n_bytes, crf)
                 yield f"{name} whole {preset} {crf}", job
 

@@ -33,8 +33,8 @@ NETWORKS: dict[str, dict[str, Preset]] = {
     },
     "siren": {
         "fast": Preset(20, 3, 300, 50),
-        "medium": Preset(40, 4, 1200, 120),
-        "slow": Preset(40, 4, 2000, 250),
+        "medium": Preset(40, 4, 1600, 120),
+        "slow": Preset(40, 4, 3000, 250),
     },
     "fourier": {
         "fast": Preset(20, 2, 300, 50),

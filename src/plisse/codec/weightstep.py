@@ -36,8 +36,8 @@ from plisse.codec.weightcoder import (
 )
 from plisse.errors import InputError
 
-LEARNING_RATES = {"siren": 2e-3, "fourier": 4e-3, "conv": 8e-3}
-STEP_LR = 0.3
+LEARNING_RATES = {"siren": 4e-3, "fourier": 4e-3, "conv": 8e-3}
+STEP_LR = 0.15
 """Learning rate of steps, relative to that of key networks."""
 FINER_KEYS = 4.0
 """Quality numbers by which key frames are finer where following frames copy from them."""
