@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-import torch
-
 from benchmarks.record import RESULTS, write
 from benchmarks.video.clips import Row
-from benchmarks.video.jobs import LARGE, PARTS, SMALL, Job
+from benchmarks.video.jobs import LARGE, PARTS, SMALL, Job, done
 from benchmarks.video.tables import derived
 
 
@@ -36,20 +32,12 @@ def _measure(name: str, part: str, jobs: list[Job], options: argparse.Namespace)
     if options.processes == 1 or part == "speed":
         for key, job in jobs:
             if key not in _kept(name):
-                _keep(name, _row(part, key, job))
+                _keep(name, done(part, key, job))
         return
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        rows = [pool.submit(_row, part, key, job) for key, job in jobs if key not in _kept(name)]
+        rows = [pool.submit(done, part, key, job) for key, job in jobs if key not in _kept(name)]
         for row in as_completed(rows):
             _keep(name, row.result())
-
-
-def _row(part: str, key: str, job: Callable[[], Row]) -> Row:
-    """A row, with the processor time that it took, here and in processes that it started."""
-    torch.set_num_threads(1)
-    began = sum(os.times()[:4])
-    row = job()
-    return {"part": part, "key": key, **row, "cpu_s": round(sum(os.times()[:4]) - began, 2)}
 
 
 def _kept(name: str) -> dict[str, Row]:

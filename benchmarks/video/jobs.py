@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+
+import torch
 
 from benchmarks.video.clips import FILES, Row, conventional_row, network_row, our_row, whole_row
 from benchmarks.video.files import SCHEMES, identical_row, speed_row
@@ -15,11 +18,20 @@ from plisse.codec.video import Settings
 Job = tuple[str, Callable[[], Row]]
 
 
+def done(part: str, key: str, job: Callable[[], Row]) -> Row:
+    """The row of a job, with the processor time that it took, here and in processes that it started. (Here,
+    as a process that is spawned cannot import `__main__`.)"""
+    torch.set_num_threads(1)
+    began = sum(os.times()[:4])
+    row = job()
+    return {"part": part, "key": key, **row, "cpu_s": round(sum(os.times()[:4]) - began, 2)}
+
+
 @dataclass(frozen=True)
 class Extent:
     """How much is measured. frames: of each clip for `warp`, None for all. network_frames, presets: of
     networks alone. every: so many-th frame is coded as a network of its own, for comparison. file_preset: of
-    files that are looked at in other ways. whole_bytes: about what clips of networks with steps take; at
+    files that are looked at in other ways. whole_bytes: about what clips of networks with steps take, at
     WHOLE_CRFS."""
 
     frames: int | None
