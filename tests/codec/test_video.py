@@ -165,7 +165,8 @@ def test_going_on_with_other_settings_or_a_cut_file(tmp_path):
     encode_file(video, path, TINY)
     whole = path.read_bytes()
     with pytest.raises(
-        InputError, match="a clip of scheme warp, no network; expected scheme siren, a network of 6 and 2"
+        InputError,
+        match="a clip of scheme warp, no network; expected scheme siren, a network of 6 and 2 and 1",
     ):
         encode_file(video, path, replace(TINY, scheme="siren"), resume=True)
     path.write_bytes(whole[:-20])

@@ -21,6 +21,7 @@ SYMBOLS = {
     "warp": "7a1b338df67490a4",
     "siren": "7fa1ae5d2b381d64",
     "conv": "8aedbf0d5693e049",
+    "moving": "a0a330c76cee3af2",
     "whole": "2f05894ad2600a74",
 }
 """SHA-256, first 16 digits: of motion and latents, or of weights."""
@@ -28,6 +29,7 @@ FRAMES = {
     "warp": "fae54e7b2583d7c8",
     "siren": "4b24ddf217f40c38",
     "conv": "60d0d93152e955eb",
+    "moving": "43eefef3fadceb1b",
     "whole": "90f61e7ae3a4614c",
 }
 
@@ -44,7 +46,8 @@ def integers(state: Any) -> list[np.ndarray[Any, Any]]:
     weights = [weight.numpy() for weight in state.weights.values()]
     if hasattr(state, "vectors"):
         return [state.vectors, *(latent.q for latent in state.latents), *weights]
-    return weights
+    motion = getattr(state, "motion", None)
+    return weights if motion is None else [motion.vectors, motion.split, *weights]
 
 
 @pytest.mark.parametrize("scheme", SYMBOLS)

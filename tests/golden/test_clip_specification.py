@@ -1,5 +1,5 @@
-"""docs/format-video.md is enough: a reader written from sections 2, 4 and 5 alone finds the symbols of a kept
-clip that the library finds."""
+"""docs/format-video.md is enough: a reader written from sections 2 to 5 alone finds the symbols of kept clips
+that the library finds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from plisse.codec.presets import scheme_of
 from plisse.codec.stream import ClipReader
 
-CLIP = Path(__file__).parent / "clip-v1-warp.bin"
+HERE = Path(__file__).parent
+CLIP, MOVING = HERE / "clip-v1-warp.bin", HERE / "clip-v1-moving.bin"
 Model = tuple[dict[tuple[int, int], list[int]], list[list[int]]]
 
 
@@ -79,9 +80,9 @@ def median(a: int, b: int, c: int) -> int:
     return sorted((a, b, c))[1]
 
 
-def motion(reader: Reader, rows: int, columns: int, past: dict[Any, int]) -> dict[Any, int]:
+def motion(reader: Reader, rows: int, columns: int, past: dict[Any, int], m: int = 1200) -> dict[Any, int]:
     """Section 5, motion: numbers by (i, j, x)."""
-    m, v, split, off = 1200, {}, {}, {}  # type: ignore[var-annotated]
+    v, split, off = {}, {}, {}  # type: ignore[var-annotated]
     for row in range(rows):
         for column in range(columns):
             around = split.get((row, column - 1), 0) + split.get((row - 1, column), 0)
@@ -194,3 +195,46 @@ def test_a_reader_written_from_the_document_finds_the_same_symbols() -> None:
             assert np.array_equal(found[2], state.latents[k].lasts)
     assert len(chunks) == 4
     assert moved
+
+
+def step(reader: Reader, lengths: list[int], sizes: list[int]) -> tuple[list[int], list[int]]:
+    """Section 3, a step: how far exponents move, and symbols. sizes: of the symbols of the step before."""
+    n, at, moves, found = len(lengths), 0, [], []
+    for g, length in enumerate(lengths):
+        moves.append(reader.number(12 * n + 12, 12 * n + 12, 12 * n + 13))
+        a = 0
+        for z in sizes[at : at + length]:
+            contexts = 12 * g + min(z, 3), 12 * g + 4 + min(a, 7), 12 * n + 3 * min(z, 3) + min(a, 2)
+            found.append(reader.number(*contexts))
+            a = (a >> 1) + min(abs(found[-1]), 4)
+        at += length
+    return moves, found
+
+
+def fresh() -> Model:
+    return {}, [[26000] * 3 for _ in range(24)]
+
+
+def test_so_it_does_for_weight_steps_with_motion() -> None:
+    with open(MOVING, "rb") as file:
+        reader = ClipReader(file)
+        header, chunks = reader.header, list(reader)
+    assert header.numbers == (6, 2, 1)
+    scheme = scheme_of(header.scheme, "", header.size, header.numbers)[0]
+    state: Any = scheme.decode(chunks[0].payload, None, 0, 0.0)
+    groups = [12, 6 + 6 + 3, 36, 18]  # matrices 6 x 2, 6 x 6, 3 x 6; all vectors after the first of them
+    sizes, moving, network = [0] * sum(groups), fresh(), fresh()
+    vectors: dict[Any, int] = {}
+    for chunk in chunks[1:]:
+        before, state = state, scheme.decode(chunk.payload, state, 0, chunk.crf)
+        coded = Reader(chunk.payload, moving)
+        vectors = motion(coded, header.height // 16, header.width // 16, vectors, m=0)
+        assert all(state.motion.vectors[place] == value for place, value in vectors.items())
+        assert any(vectors.values())
+        coded.cells, coded.weights = network
+        moves, found = step(coded, groups, sizes)
+        sizes = [abs(q) for q in found]
+        assert sizes == state.memory.sizes.tolist()
+        ends = [old + move for old, move in zip(before.memory.exponents, moves, strict=True)]
+        assert ends == list(state.memory.exponents)
+    assert any(sizes)

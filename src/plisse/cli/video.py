@@ -20,6 +20,7 @@ from plisse.cli.video_options import (
     Crf,
     Jobs,
     KeyInterval,
+    MotionOption,
     Out,
     PresetName,
     PresetOption,
@@ -56,6 +57,7 @@ def encode(
     psnr: Psnr = None,
     bpp: Bpp = None,
     key_interval: KeyInterval = 250,
+    motion: MotionOption = True,
     jobs: Jobs = 1,
     backend: Backend = BackendName.loky,
     resume: Resume = False,
@@ -73,7 +75,8 @@ def encode(
         sources = [open_video(video) for video in videos]
         if crf is psnr is bpp is None:
             crf = 28.0
-        settings = Settings(scheme.value, preset.value, Rate(crf, psnr, bpp), key_interval, seed=seed)
+        rate = Rate(crf, psnr, bpp)
+        settings = Settings(scheme.value, preset.value, rate, key_interval, motion=motion, seed=seed)
         if resume and not any(target.exists() for target in targets):
             raise InputError(f"--resume without {str(out)!r}", expected="a clip to go on with")
     for source in sources:

@@ -45,13 +45,20 @@ ClipIn = Annotated[Path, typer.Argument(metavar="CLIP", help="A clip that `pliss
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", show_default=False, help="What to write.")]
 SchemeOption = Annotated[
     SchemeName,
-    typer.Option("--scheme", help="warp: motion and latents. conv, siren, fourier: weight steps alone."),
+    typer.Option("--scheme", help="warp: motion and latents. conv, siren, fourier: motion and weight steps."),
 ]
 PresetOption = Annotated[PresetName, typer.Option("--preset", help="How long to search and to train.")]
 Crf = Annotated[float | None, typer.Option("--crf", help="Quality, 0 (finest) to 51; 28 if nothing is said.")]
 Psnr = Annotated[float | None, typer.Option("--psnr", metavar="DB", help="PSNR of luma to reach.")]
 Bpp = Annotated[float | None, typer.Option("--bpp", help="Bits per pixel and frame to reach.")]
 KeyInterval = Annotated[int, typer.Option("--key-interval", min=1, help="Most frames from key to key frame.")]
+MotionOption = Annotated[
+    bool,
+    typer.Option(
+        "--motion/--no-motion",
+        help="Weight steps add to the frame before, moved, or draw each frame alone; warp always moves.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with OUT after an interruption.")]
 Start = Annotated[int, typer.Option("--start", min=0, help="The first frame that comes out.")]
 Size = Annotated[

@@ -76,9 +76,9 @@ def moved_blocks(planes: Planes, vectors: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def moved_planes(planes: Planes, vectors: np.ndarray) -> list[np.ndarray]:
+def moved_planes(planes: Planes, vectors: np.ndarray) -> list[Tensor]:
     """`moved_blocks`, cut to the planes."""
-    moved = moved_blocks(planes, vectors)
+    moved = map(torch.from_numpy, moved_blocks(planes, vectors))
     return [m[: p.shape[0], : p.shape[1]] for m, p in zip(moved, planes, strict=True)]
 
 

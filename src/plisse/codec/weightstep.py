@@ -34,6 +34,7 @@ from plisse.codec.weightcoder import (
     read_key,
     step_weights,
 )
+from plisse.data.frames import to_bytes
 from plisse.errors import InputError
 
 LEARNING_RATES = {"siren": 4e-3, "fourier": 4e-3, "conv": 8e-3}
@@ -106,8 +107,7 @@ class WeightSteps:
         if motion is not None:
             motion = motion.searched(planes[0], before.planes[0], self.reach, qstep_at(crf))
             motion.code(tape)
-            y, u, v = difference(target, _guess(before, motion))
-            target = y.float(), u.float(), v.float()
+            target = _left(target, before, motion)
         fitted = self._fitted_step(network, target, before, crf, seed)
         exponents = np.array([fitted.exponents[group] for group in groups_of(network)], np.int64)
         flat = flat_symbols(network, fitted.symbols)
@@ -154,9 +154,9 @@ class WeightSteps:
         check_exponents(told, offset)
         weights = step_weights(network, before.weights, flat, told)
         drawn = rendered(network, weights, self.size)
-        made = drawn if motion is None else total(drawn, _guess(before, motion))
+        made = as_bytes(drawn) if motion is None else _made(before, motion, drawn)
         past = None if motion is None else before.weights
-        return NetworkState(as_bytes(made), weights, Memory(told, np.abs(flat), model), drawn, motion, past)
+        return NetworkState(made, weights, Memory(told, np.abs(flat), model), drawn, motion, past)
 
     def resized(self, state: State, size: tuple[int, int], last: Planes | None) -> Planes:
         """The same weights, and the same motion, at another size: super-sampling, or a preview. Not for
@@ -177,8 +177,23 @@ def _tape(memory: Memory, motion: Motion | None) -> Tape:
     return Tape.to_write(n_numbers + (0 if motion is None else 2 * motion.vectors.size))
 
 
-def _guess(before: NetworkState, motion: Motion) -> Planes:
-    """What the picture of the new weights is added to, 0 to 1: the frame before, moved, less the picture of
-    the weights before."""
-    y, u, v = (torch.from_numpy(plane) / 255 for plane in moved_planes(before.planes, motion.vectors))
-    return difference((y, u, v), before.drawn)
+def _left(target: Planes, before: NetworkState, motion: Motion) -> Planes:
+    """What the picture of the new weights should be: that of the weights before, and what the frame before,
+    moved, lacks of `target`; float32, 0 to 1."""
+    moved = moved_planes(before.planes, motion.vectors)
+    y, u, v = (
+        (wanted - plane / 255 + old).float()
+        for wanted, plane, old in zip(target, moved, before.drawn, strict=True)
+    )
+    return y, u, v
+
+
+def _made(before: NetworkState, motion: Motion, drawn: Planes) -> Planes:
+    """The frame before, moved, and how the picture changed, uint8. Moved samples are whole 64ths: where
+    nothing changes, all machines add a zero to them, and round halves alike."""
+    moved = moved_planes(before.planes, motion.vectors)
+    y, u, v = (
+        to_bytes(plane + 255 * (new - old))
+        for plane, new, old in zip(moved, drawn, before.drawn, strict=True)
+    )
+    return y, u, v
