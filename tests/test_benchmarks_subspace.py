@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.subspace import __main__ as run
 from benchmarks.subspace import tables
-from benchmarks.subspace.machine import _toggling, file_bytes
+from benchmarks.subspace.machine import _toggling, file_bytes, session
 from benchmarks.subspace.methods import SMALL, methods
 from plisse.adapt.bits import bits_subspace
 from plisse.adapt.elastic import Point
@@ -78,6 +78,13 @@ def test_a_toggle_switches_at_every_call():
         assert seen[:2] == seen[2:]
 
 
+def test_a_session_counts_first_switches():
+    net = subspace().elastic()
+    found = session(net, 30)
+    assert found["first"] == len(net.space.points) - 1
+    assert 0 < found["median"] <= 2 * found["mean"]
+
+
 def test_tables_show_every_row_once():
     point = {"point": 0.5, "score": 0.9, "interval": [0.8, 1.0], "val": 0.8}
     full = {**point, "point": 1.0}
@@ -107,6 +114,7 @@ def test_tables_show_every_row_once():
         "axis": "width",
         "to": "width=0.5",
         "seconds": {"held": 1e-5, "made": 2e-3},
+        "session": {"median": 2e-5, "mean": 3e-4, "first": 2},
     }
     late = {
         "network": "resnet20",
@@ -120,5 +128,5 @@ def test_tables_show_every_row_once():
     assert "| ours | stored | 5 | 90.0 (80.0) | 90.0 (80.0) |" in text
     assert "| alone | stored | 5 | 90.0 (80.0) | – |" in text
     assert "| width | ours, 5 steps | 1,100 | 1.100 | 0.5: 400, 1: 1,000 | 1,400 |" in text
-    assert "| resnet20 | width=0.5 | 0.01 | 2 |" in text
+    assert "| resnet20 | width=0.5 | 0.01 | 2 | 0.02 | 0.3 |" in text
     assert "| resnet20 | 0.5 | 2.0 | 10.0 ± 1.0 | 1.90 |" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ from plisse.networks.build import build
 from plisse.networks.open import file_bytes as file_bytes_of
 from plisse.networks.open import load, save
 
+SESSION = 200
 TARGETS = {"width": 0.5, "sparsity": 0.9, "bits": 4}
 LATENCY_WIDTHS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
@@ -90,7 +93,22 @@ def _switch_row(name: str, subspace: Subspace, images: Tensor, repeats: int, fol
         "to": str(target),
         "seconds": {way: timing.median for way, timing in times.items()},
         "spread": {way: timing.spread for way, timing in times.items()},
+        "session": session(subspace.elastic()),
     }
+
+
+def session(net: Switching, switches: int = SESSION) -> dict[str, float]:
+    """Seconds per switch, median and mean, of `switches` from listed point to listed point as a generator
+    draws them, from a start where one network is made: first switches to a point are among them, and how
+    many."""
+    draw, seen, times = random.Random(0), {net.point}, []
+    for _ in range(switches):
+        point = draw.choice([point for point in net.space.points if point != net.point])
+        start = time.process_time()
+        net.activate(point)
+        times.append(time.process_time() - start)
+        seen.add(point)
+    return {"median": statistics.median(times), "mean": statistics.fmean(times), "first": len(seen) - 1}
 
 
 def _toggling(net: Switching, target: Point, held: bool) -> Callable[[Any], None]:

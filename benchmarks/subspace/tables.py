@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.subspace.machine import SESSION
 from benchmarks.subspace.methods import ALONE
 
 Data = dict[str, Any]
@@ -81,11 +82,19 @@ def switches(data: Data) -> str:
     """Milliseconds per switch."""
     ways = list(dict.fromkeys(way for row in data["switch"] for way in row["seconds"]))
     lines = [
-        (row["network"], row["to"], *(_milliseconds(row["seconds"].get(way)) for way in ways))
+        (
+            row["network"],
+            row["to"],
+            *(_milliseconds(row["seconds"].get(way)) for way in ways),
+            _milliseconds(row["session"]["median"]),
+            _milliseconds(row["session"]["mean"]),
+        )
         for row in data["switch"]
     ]
-    text = "Milliseconds of process time per switch, medians, in turns; what is *made* is then held:\n\n"
-    return text + _table(("network", "to", *ways), lines)
+    text = "Milliseconds of process time per switch, medians, in turns; what is *made* is then held. "
+    text += f"A session is {SESSION} switches from listed point to listed point at random, the first to\n"
+    text += "each of them included:\n\n"
+    return text + _table(("network", "to", *ways, "session: median", "mean"), lines)
 
 
 def latency(data: Data) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ class Subspace(nn.Module):
         super().__init__()
         self.wrapped, self.dial, self.sizes = wrapped, dial, sizes
         self.register_buffer("progress", torch.zeros(()))
-        self._copied: tuple[tuple[str, ...], frozenset[str]] = (), frozenset()
+        self._copied: tuple[tuple[str, ...], list[Piece], dict[str, int]] = (), [], {}
 
     @property
     def space(self) -> Space:
@@ -72,21 +72,24 @@ class Subspace(nn.Module):
         with torch.no_grad():
             tensors = {name: reparam.forward().detach() for name, reparam in self.wrapped.reparams.items()}
         sizes = self.sizes(point)
-        twins = _sharing(self.wrapped.model, None if self.training else self._changing(tensors, sizes))
+        pieces, named = self._changing((*tensors, *sizes), tensors)
+        twins = _sharing(pieces)
         for name, value in tensors.items():
             layer, _, attribute = name.rpartition(".")
-            _put(twins[layer], attribute, value)
+            _put(twins[named[layer]], attribute, value)
         for layer, attributes in sizes.items():
-            _set(twins[layer], attributes)
-        return twins[""].eval() if self.training else twins[""]
+            _set(twins[named[layer]], attributes)
+        return twins[-1].eval() if self.training else twins[-1]
 
-    def _changing(self, tensors: Iterable[str], sizes: Iterable[str]) -> frozenset[str]:
-        """Names of the layers that points change, and of what they are in; found once."""
-        names = (*tensors, *sizes)
+    def _changing(self, names: tuple[str, ...], tensors: Iterable[str]) -> tuple[list[Piece], dict[str, int]]:
+        """The layers that points change, and what they are in, found once; in training mode all modules."""
+        model = self.wrapped.model
+        if self.training:
+            return _pieces(model, None)
         if self._copied[0] != names:
-            layers = [name.rpartition(".")[0] for name in tensors]
-            self._copied = names, with_ancestors(self.wrapped.model, [*layers, *sizes])
-        return self._copied[1]
+            layers = [name.rpartition(".")[0] if name in tensors else name for name in names]
+            self._copied = names, *_pieces(model, with_ancestors(model, layers))
+        return self._copied[1:]
 
     def extracted(self, point: Point) -> nn.Module:
         """A plain network at a point with its own tensors; those that are on grids stay on them in its
@@ -162,28 +165,47 @@ def with_ancestors(model: nn.Module, layers: Iterable[str]) -> frozenset[str]:
         found |= around
 
 
-def _sharing(model: nn.Module, only: Collection[str] | None) -> dict[str, nn.Module]:
-    """Copies of the modules of these names (None: of all) that hold the same tensors, by name; everything
-    else that modules refer to is shared."""
-    seen: dict[int, nn.Module] = {}
-    named: dict[str, nn.Module] = {}
+Piece = tuple[nn.Module, tuple[tuple[str, int], ...]]
+"""A module, and which of its children, by their places in a list, are copied too."""
 
-    def copied(module: nn.Module, name: str) -> nn.Module:
-        if id(module) not in seen:
-            twin = seen[id(module)] = module.__new__(type(module))
-            mine = vars(twin)  # as attributes, all would pass torch's slow checks
-            mine.update(vars(module))
-            for table in ("_parameters", "_buffers", "_modules"):
-                mine[table] = mine[table].copy()  # an empty one too: a layer may get a tensor of its own
-        twin = named[name] = seen[id(module)]
-        for key, child in module._modules.items():
-            full = f"{name}.{key}" if name else key
-            if child is not None and (only is None or full in only):
-                twin._modules[key] = copied(child, full)
-        return twin
 
-    copied(model, "")
-    return named
+def _pieces(model: nn.Module, only: Collection[str] | None) -> tuple[list[Piece], dict[str, int]]:
+    """Modules of these names (None: all), each after what it holds, the model last; and where the module of
+    a name is."""
+    places: dict[int, int] = {}
+    named: dict[str, int] = {}
+    found: list[Piece] = []
+
+    def visit(module: nn.Module, name: str) -> int:
+        if id(module) not in places:
+            inside = [(key, f"{name}.{key}" if name else key) for key in module._modules]
+            held = tuple(
+                (key, visit(child, full))
+                for key, full in inside
+                if (child := module._modules[key]) is not None and (only is None or full in only)
+            )
+            places[id(module)] = len(found)
+            found.append((module, held))
+        named[name] = places[id(module)]
+        return named[name]
+
+    visit(model, "")
+    return found, named
+
+
+def _sharing(pieces: Sequence[Piece]) -> list[nn.Module]:
+    """Copies of modules that hold the same tensors; everything else that modules refer to is shared."""
+    twins: list[nn.Module] = []
+    for module, held in pieces:
+        twin = module.__new__(type(module))
+        mine = vars(module).copy()
+        for table in ("_parameters", "_buffers", "_modules"):
+            mine[table] = mine[table].copy()  # an empty one too: a layer may get a tensor of its own
+        for key, place in held:
+            mine["_modules"][key] = twins[place]
+        object.__setattr__(twin, "__dict__", mine)  # one by one, all would pass torch's slow checks
+        twins.append(twin)
+    return twins
 
 
 def _put(module: nn.Module, attribute: str, value: Tensor) -> None:
