@@ -49,7 +49,7 @@ class Extent:
         return f"{name}/{self.network_frames}"
 
 
-SMALL = Extent(30, ("carphone",), 8, ("fast", "medium"), 4, "fast", (9000, 6700, 5200, 11700))
+SMALL = Extent(30, ("carphone",), 8, ("medium",), 4, "fast", (9000, 6700, 5200, 11700))
 LARGE = Extent(
     None, ("carphone", "foreman", "bunny-180"), 32, ("slow",), 1, "medium", (36000, 27000, 21000, 47000)
 )
@@ -80,22 +80,36 @@ def warp_jobs(extent: Extent) -> Iterator[Job]:
 
 
 def network_jobs(extent: Extent) -> Iterator[Job]:
-    """Both paradigms: weight steps, with motion and ("still") without, then every so many-th frame, but for
-    the first, as a network of its own (the first is one in a clip with steps). The latter are larger and
-    coarser, too, so that each step has networks of its own on both sides of its quality."""
-    rates = {"slow": NETWORK_CRFS} | dict.fromkeys(extent.presets, NETWORK_CRFS + COARSE_CRFS)
-    steps = (("steps", preset, crf) for preset in extent.presets for crf in NETWORK_CRFS)
-    still = (("still", extent.presets[-1], crf) for crf in STILL_CRFS)
-    alone = (("alone", preset, crf) for preset, crfs in rates.items() for crf in crfs)
-    for word, preset, crf in (*steps, *alone, *still):
-        first, every = (extent.every, extent.every) if word == "alone" else (0, 1)
+    """Both paradigms: weight steps, then every so many-th frame, but for the first, as a network of its own
+    (the first is one in a clip with steps). The latter are coarser, too, so that each step has networks of
+    its own on both sides of its quality."""
+    for preset in extent.presets:
+        yield from _networks(extent, "steps", preset, NETWORK_CRFS)
+    for preset in extent.presets:
+        yield from _networks(extent, "alone", preset, NETWORK_CRFS + COARSE_CRFS)
+
+
+def slow_jobs(extent: Extent) -> Iterator[Job]:
+    """The same networks trained for twice as long."""
+    yield from _networks(extent, "steps", "slow", NETWORK_CRFS)
+    yield from _networks(extent, "alone", "slow", NETWORK_CRFS)
+
+
+def still_jobs(extent: Extent) -> Iterator[Job]:
+    """Weight steps that move nothing."""
+    for preset in extent.presets:
+        yield from _networks(extent, "still", preset, STILL_CRFS)
+
+
+def _networks(extent: Extent, word: str, preset: str, crfs: tuple[int, ...]) -> Iterator[Job]:
+    first, every = (extent.every, extent.every) if word == "alone" else (0, 1)
+    for crf in crfs:
         for name in map(extent.few, extent.network_clips):
             for scheme in NETWORKS:
                 stepping, motion = word != "alone", word == "steps"
                 settings = Settings(scheme, preset, Rate(crf=crf), stepping=stepping, motion=motion)
                 codec = f"{scheme} {preset} {word}"
-                job = partial(network_row, name, settings, codec, first, every)
-                yield f"{name} {codec} {crf}", job
+                yield f"{name} {codec} {crf}", partial(network_row, name, settings, codec, first, every)
 
 
 def whole_jobs(extent: Extent) -> Iterator[Job]:
@@ -130,8 +144,13 @@ PARTS: dict[str, Callable[[Extent], Iterator[Job]]] = {
     "codecs": codec_jobs,
     "warp": warp_jobs,
     "networks": network_jobs,
+    "slow": slow_jobs,
+    "still": still_jobs,
     "whole": whole_jobs,
     "files": file_jobs,
     "speed": speed_jobs,
     "memory": memory_jobs,
 }
+
+ASKED = ("slow", "still", "memory")
+"""Parts that are measured where they are asked for only."""

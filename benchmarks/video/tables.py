@@ -11,10 +11,12 @@ import numpy as np
 
 from benchmarks.video.clips import Row
 from plisse.codec.compare import Point, ratio
+from plisse.codec.weightstep import FINER_KEYS
 from plisse.cost.profile import bd_rate
 from plisse.errors import InputError
 
-CURVES = ("codecs", "warp", "networks", "whole")
+NETWORKS = ("networks", "slow", "still")
+CURVES = ("codecs", "warp", "whole", *NETWORKS)
 OTHERS = ("x264 slow", "x265 slow")
 N_PLACES = 33
 """Where two curves are compared at equal bytes."""
@@ -67,18 +69,21 @@ def stepping(rows: list[Row], found: Curves) -> list[Row]:
     BD-rate, and the share that a step takes of such a network of the same luma PSNR."""
     table = []
     for name, codec in found:
-        if codec.endswith("steps"):
-            of_clip = [row for row in rows if row["part"] == "networks" and row["clip"] == name]
+        scheme, preset, *word = codec.split()
+        if word in (["steps"], ["still"]):
+            of_clip = [row for row in rows if row["part"] in NETWORKS and row["clip"] == name]
             steps = sorted((r for r in of_clip if r["codec"] == codec), key=lambda row: row["luma"])
-            others = [r for r in of_clip if r["codec"] == codec.replace("steps", "alone")]
-            own = [_own(row, others) for row in steps]
-            alone = own + [_mean(r) for r in of_clip if _is_alone(r, codec) and not _same(r, others, steps)]
+            own = own_networks(of_clip, scheme)
+            alone = list(own.values())
             whole = [(float(np.mean(row["sizes"])), row["luma"]) for row in steps]
             table.append(
                 {
                     "clip": name, "codec": codec, "bd_rate": saving(alone, whole),
                     "shares": [step_share(row, alone) for row in steps],
-                    "shares_same_number": [_step_bytes(r) / p[0] for r, p in zip(steps, own, strict=True)],
+                    "shares_same_number": [
+                        _step_bytes(r) / own[preset, r["crf"]][0] if (preset, r["crf"]) in own else None
+                        for r in steps
+                    ],
                     "lumas": [row["luma"] for row in steps],
                     "key_bits_per_weight": [8 * row["sizes"][0] / row["weights"] for row in steps],
                     "step_bits_per_weight": [8 * _step_bytes(row) / row["weights"] for row in steps],
@@ -87,29 +92,21 @@ def stepping(rows: list[Row], found: Curves) -> list[Row]:
     return table
 
 
-def _own(row: Row, others: Iterable[Row]) -> Pair:
-    """Mean bytes and luma PSNR of networks of their own at the quality number of a row: its first frame, and
-    frames that were coded alone."""
-    sizes, lumas = row["sizes"][:1], row["lumas"][:1]
-    for other in others:
-        if other["crf"] == row["crf"]:
-            sizes, lumas = sizes + other["sizes"], lumas + other["lumas"]
-    return float(np.mean(sizes)), float(np.mean(lumas))
-
-
-def _mean(row: Row) -> Pair:
-    return float(np.mean(row["sizes"])), float(np.mean(row["lumas"]))
-
-
-def _is_alone(row: Row, codec: str) -> bool:
-    """Whether a row is of networks of their own, of any preset, of the scheme of `codec`."""
-    scheme, _, word = row["codec"].split()
-    return word == "alone" and scheme == codec.split()[0]
-
-
-def _same(row: Row, others: list[Row], steps: list[Row]) -> bool:
-    """Whether a row is in one of `_own` already."""
-    return row in others and row["crf"] in {step["crf"] for step in steps}
+def own_networks(rows: Iterable[Row], scheme: str) -> dict[tuple[str, float], Pair]:
+    """Mean bytes and luma PSNR of networks of their own by preset and quality number: frames that were coded
+    alone, and the first frames of clips with steps, which are finer by FINER_KEYS."""
+    found: dict[tuple[str, float], list[Pair]] = {}
+    for row in rows:
+        of, preset, word = row["codec"].split()
+        if of == scheme and word in ("steps", "alone"):
+            crf = row["crf"] - (FINER_KEYS if word == "steps" else 0)
+            n_frames = 1 if word == "steps" else len(row["sizes"])
+            pairs = zip(row["sizes"][:n_frames], row["lumas"][:n_frames], strict=True)
+            found.setdefault((preset, crf), []).extend(pairs)
+    return {
+        key: (float(np.mean([p[0] for p in pairs])), float(np.mean([p[1] for p in pairs])))
+        for key, pairs in found.items()
+    }
 
 
 def _step_bytes(row: Row) -> float:
@@ -208,9 +205,10 @@ Bytes of the stream at equal PSNR of luma, from decoded frames; x264 and x265 wi
 text that they write about themselves. Geometric means, and the largest, of our points that lie inside the
 other curve; "carphone/30" is the first 30 frames. `warp` was tuned on the first 8 frames of carphone; which
 clips the first weights of its refiner were fitted to is not on record."""
-STEPS = """Weight steps against networks of their own (of the first frame, and of every fourth one; the best
-of all presets): BD-rate of the whole clip, and bytes of a step over those of a network of the same luma PSNR
-(at so many of the rates; at others none was as good or as bad), and over those at the same quality number."""
+STEPS = """Weight steps, with motion and ("still") without, against networks of their own (of the first frame
+and of every fourth one; the best of all presets): BD-rate of the whole clip, and bytes of a step over those
+of a network of the same luma PSNR (at so many of the rates; at others none was as good or as bad), and over
+those at the same quality number."""
 FILES = """Files in fresh processes, with one thread and with two; and bytes over the bits that the models ask
 for, -sum log2 p: of what the scheme writes for key frames and for steps, and of the whole file with its
 checksums and lengths."""
