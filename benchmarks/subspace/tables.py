@@ -92,8 +92,8 @@ def switches(data: Data) -> str:
         for row in data["switch"]
     ]
     text = "Milliseconds of process time per switch, medians, in turns; what is *made* is then held. A\n"
-    text += f"session is {SESSION} switches from listed point to listed point at random, the first to each of\n"
-    text += "them included:\n\n"
+    text += f"session is {SESSION} switches from listed point to listed point at random, the first to\n"
+    text += "each of them included:\n\n"
     return text + _table(("network", "to", *ways, "session: median", "mean"), lines)
 
 
