@@ -214,6 +214,7 @@ def test_bad_settings():
         lambda: Rate(bpp=0),
         lambda: Rate(psnr=200),
         lambda: Settings(key_interval=0),
+        lambda: Settings("warp", motion=False),
         lambda: encode([], RATE),
         lambda: encode(moving(1), RATE, Settings("mpeg")),
         lambda: encode(moving(1), RATE, Settings("warp", "slower")),

@@ -249,6 +249,15 @@ def test_frames_that_are_not_there(tmp_path, source):
     assert not out.exists()
 
 
+def test_only_networks_go_without_motion(tmp_path, source):
+    clip = tmp_path / "c.plv"
+    words = ("encode", source, "-o", clip, "--preset", "fast", "--no-motion")
+    assert "warp without motion; expected conv, siren or fourier" in failed(2, *words)
+    assert not clip.exists()
+    run(*words, "--scheme", "siren")
+    assert json.loads(run("inspect", clip, "--json"))["numbers"] == [20, 3]
+
+
 def test_going_on_with_other_files_is_refused_in_words(tmp_path, source):
     clip = tmp_path / "c.plv"
     words = ("encode", source, "-o", clip, "--preset", "fast", "--resume")

@@ -38,6 +38,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.key_interval < 1:
             raise InputError(f"a key-frame interval of {self.key_interval}", expected="1 or more")
+        if self.scheme == "warp" and not self.motion:
+            raise InputError("warp without motion", expected="conv, siren or fourier", hint="--scheme siren")
 
     @property
     def moving(self) -> bool:
