@@ -166,7 +166,7 @@ def test_going_on_with_other_settings_or_a_cut_file(tmp_path):
     whole = path.read_bytes()
     with pytest.raises(
         InputError,
-        match="a clip of scheme warp, no network; expected scheme siren, a network of 6 and 2 and 1",
+        match="a clip of scheme warp, no network; expected scheme siren, a network of 6 and 2 with motion",
     ):
         encode_file(video, path, replace(TINY, scheme="siren"), resume=True)
     path.write_bytes(whole[:-20])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from plisse.codec.encoder import Encoder, Settings
 from plisse.codec.groups import encoder_for, key_places
+from plisse.codec.pictures import KINDS
 from plisse.codec.scheme import Scheme
 from plisse.codec.stream import ClipReader, Header
 from plisse.codec.threads import one_thread
@@ -65,14 +66,22 @@ def kept_of(path: Path, header: Header) -> Kept:
 def _words(header: Header) -> tuple[str, ...]:
     """What a header says, in an order."""
     colour = header.colour
-    network = f"a network of {' and '.join(map(str, header.numbers))}" if header.numbers else "no network"
     return (
         f"{header.width} x {header.height} pixels",
         f"{float(header.rate):g} frames per second ({header.rate})",
         f"{colour.matrix} in {'full' if colour.full else 'limited'} range",
         f"scheme {header.scheme}",
-        network,
+        _network(header),
     )
+
+
+def _network(header: Header) -> str:
+    """Width and depth, and whether steps move."""
+    if not header.numbers:
+        return "no network"
+    moving = header.scheme in KINDS and len(header.numbers) > 2
+    numbers = header.numbers[:2] if moving else header.numbers
+    return f"a network of {' and '.join(map(str, numbers))}{' with motion' if moving else ''}"
 
 
 def again(
