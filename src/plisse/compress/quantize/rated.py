@@ -99,7 +99,7 @@ class RateQuantized(Reparam):
     def _symbols(self, values: Tensor) -> Tensor:
         values = values.detach()
         if self.rounding == "nearest":
-            return _nearest(values, float(self.step), self.dead_zone)
+            return nearest(values, float(self.step), self.dead_zone)
         return self._memo.get(self, lambda: _by_rate(values, float(self.step), self.rate_weight))
 
 
@@ -202,7 +202,7 @@ def _prefers_trellis(values: Reparam, step: float) -> bool:
         return prefers_trellis(values().detach().float().cpu().numpy(), step)
 
 
-def _nearest(values: Tensor, step: float, dead_zone: float) -> Tensor:
+def nearest(values: Tensor, step: float, dead_zone: float) -> Tensor:
     size = torch.floor(values.abs() / step + (0.5 - dead_zone)).clamp(0, LARGEST)
     return (torch.sign(values) * size).to(torch.int32)
 
