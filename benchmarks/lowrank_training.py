@@ -216,7 +216,8 @@ def main() -> None:
         if chosen.small:
             network, ratio = "resnet20", 0.5
             how = dataclasses.replace(R20, steps=SMALL_STEPS, finetune=SMALL_STEPS, statistics=5)
-        if title_of(network, ratio, how).startswith(chosen.only):
+        title = title_of(network, ratio, how)
+        if any(f"{title}: {each}".startswith(chosen.only) for each in ARMS):
             run(network, ratio, how, rows)
 
 
