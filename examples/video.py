@@ -46,7 +46,7 @@ def told(name: str, data: bytes, frames: list[Frame]) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     # The presets are for larger pictures; a few training steps are enough here.
-    presets.NETWORKS = {
+    presets.COARSE = {
         "conv": {"fast": presets.Preset(6, 3, 150, 30)},
         "siren": {"fast": presets.Preset(16, 2, 150, 30)},
     }

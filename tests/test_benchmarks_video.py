@@ -62,7 +62,7 @@ def test_networks_of_their_own_are_frames_alone_and_first_frames() -> None:
     still = {**steps, "codec": "conv medium still"}
     alone = {"codec": "conv medium alone", "crf": 23, "sizes": [600, 800], "lumas": [30.0, 32.0]}
     found = own_networks([steps, still, alone, {**alone, "codec": "siren medium alone"}], "conv")
-    assert found == {("medium", 23): (pytest.approx(800), pytest.approx(31))}
+    assert found == {("medium", "alone", 23): (pytest.approx(800), pytest.approx(31))}
 
 
 def test_bytes_over_ideal_bits() -> None:

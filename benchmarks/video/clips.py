@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from plisse.codec.compare import conventional, measured
+from plisse.codec.latentstep import LatentSteps
 from plisse.codec.pictures import n_parameters
 from plisse.codec.presets import scheme_of
 from plisse.codec.stream import ClipReader
@@ -56,8 +57,9 @@ def our_row(name: str, settings: Settings, codec: str, first: int = 0, every: in
 
 def network_row(name: str, settings: Settings, codec: str, first: int, every: int) -> Row:
     """`our_row`, with how many weights the network has."""
-    scheme, _ = scheme_of(settings.scheme, settings.preset, clip(f"{name.partition('/')[0]}/1")[0][0].size)
-    assert isinstance(scheme, WeightSteps)
+    size = clip(f"{name.partition('/')[0]}/1")[0][0].size
+    scheme, _ = scheme_of(settings.scheme, settings.preset, size, form=settings.form)
+    assert isinstance(scheme, (WeightSteps, LatentSteps))
     return {**our_row(name, settings, codec, first, every), "weights": n_parameters(scheme.network())}
 
 

@@ -80,9 +80,9 @@ def warp_jobs(extent: Extent) -> Iterator[Job]:
 
 
 def network_jobs(extent: Extent) -> Iterator[Job]:
-    """Both paradigms: weight steps, then every so many-th frame, but for the first, as a network of its own
-    (the first is one in a clip with steps). The latter are coarser, too, so that each step has networks of
-    its own on both sides of its quality."""
+    """Both paradigms: steps, then every so many-th frame, but for the first, as a network of its own with its
+    latents (the first is one in a clip with steps). The latter are coarser, too, so that each step has
+    networks of its own on both sides of its quality."""
     for preset in extent.presets:
         yield from _networks(extent, "steps", preset, NETWORK_CRFS)
     for preset in extent.presets:
@@ -90,24 +90,42 @@ def network_jobs(extent: Extent) -> Iterator[Job]:
 
 
 def slow_jobs(extent: Extent) -> Iterator[Job]:
-    """The same networks trained for twice as long."""
+    """The same, trained for longer."""
     yield from _networks(extent, "steps", "slow", NETWORK_CRFS)
     yield from _networks(extent, "alone", "slow", NETWORK_CRFS)
 
 
+def weight_jobs(extent: Extent) -> Iterator[Job]:
+    """Networks that draw all of a frame: their weights step, and nothing but motion is beside them."""
+    for preset in (*extent.presets, "slow"):
+        yield from _networks(extent, "weights", preset, NETWORK_CRFS)
+        coarse = COARSE_CRFS if preset in extent.presets else ()
+        yield from _networks(extent, "plain", preset, NETWORK_CRFS + coarse)
+
+
 def still_jobs(extent: Extent) -> Iterator[Job]:
-    """Weight steps that move nothing."""
+    """Weight steps that move nothing, as published."""
     for preset in extent.presets:
         yield from _networks(extent, "still", preset, STILL_CRFS)
 
 
+FORMS: dict[str, dict[str, bool]] = {
+    "steps": {},
+    "alone": {"stepping": False},
+    "weights": {"latents": False},
+    "plain": {"latents": False, "stepping": False},
+    "still": {"latents": False, "motion": False},
+}
+"""Words for what networks are measured as."""
+
+
 def _networks(extent: Extent, word: str, preset: str, crfs: tuple[int, ...]) -> Iterator[Job]:
-    first, every = (extent.every, extent.every) if word == "alone" else (0, 1)
+    alone = word in ("alone", "plain")
+    first, every = (extent.every, extent.every) if alone else (0, 1)
     for crf in crfs:
         for name in map(extent.few, extent.network_clips):
             for scheme in NETWORKS:
-                stepping, motion = word != "alone", word == "steps"
-                settings = Settings(scheme, preset, Rate(crf=crf), stepping=stepping, motion=motion)
+                settings = Settings(scheme, preset, Rate(crf=crf), **FORMS[word])  # type: ignore[arg-type]
                 codec = f"{scheme} {preset} {word}"
                 yield f"{name} {codec} {crf}", partial(network_row, name, settings, codec, first, every)
 
@@ -145,6 +163,7 @@ PARTS: dict[str, Callable[[Extent], Iterator[Job]]] = {
     "warp": warp_jobs,
     "networks": network_jobs,
     "slow": slow_jobs,
+    "weights": weight_jobs,
     "still": still_jobs,
     "whole": whole_jobs,
     "files": file_jobs,
@@ -152,5 +171,5 @@ PARTS: dict[str, Callable[[Extent], Iterator[Job]]] = {
     "memory": memory_jobs,
 }
 
-ASKED = ("slow", "still", "memory")
+ASKED = ("slow", "weights", "still", "memory")
 """Parts that are measured where they are asked for only."""

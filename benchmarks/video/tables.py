@@ -15,9 +15,11 @@ from plisse.codec.weightstep import FINER_KEYS
 from plisse.cost.profile import bd_rate
 from plisse.errors import InputError
 
-NETWORKS = ("networks", "slow", "still")
+NETWORKS = ("networks", "slow", "weights", "still")
 CURVES = ("codecs", "warp", "whole", *NETWORKS)
 OTHERS = ("x264 slow", "x265 slow")
+OWN = {"steps": "alone", "weights": "plain", "still": "plain"}
+"""What a step of each form is beside: a network of its own of the same form."""
 N_PLACES = 33
 """Where two curves are compared at equal bytes."""
 
@@ -50,7 +52,7 @@ def ratios(found: Curves) -> list[Row]:
     """Bytes over those of x264 and x265 at equal PSNR: geometric mean, and the largest of any point."""
     table = []
     for (name, codec), points in found.items():
-        if codec in OTHERS or codec.endswith("alone"):
+        if codec in OTHERS or codec.split()[-1] in OWN.values():
             continue
         row: Row = {"clip": name, "codec": codec, "lumas": [points[0].luma, points[-1].luma]}
         for other in OTHERS:
@@ -69,8 +71,8 @@ def stepping(rows: list[Row], found: Curves) -> list[Row]:
     BD-rate, and the share that a step takes of such a network of the same luma PSNR."""
     table = []
     for name, codec in found:
-        scheme, preset, *word = codec.split()
-        if word in (["steps"], ["still"]):
+        scheme, preset, word, *_ = (*codec.split(), "")
+        if word in OWN:
             of_clip = [row for row in rows if row["part"] in NETWORKS and row["clip"] == name]
             steps = sorted((r for r in of_clip if r["codec"] == codec), key=lambda row: row["luma"])
             own = own_networks(of_clip, scheme)
@@ -81,7 +83,7 @@ def stepping(rows: list[Row], found: Curves) -> list[Row]:
                     "clip": name, "codec": codec, "bd_rate": saving(alone, whole),
                     "shares": [step_share(row, alone) for row in steps],
                     "shares_same_number": [
-                        _step_bytes(r) / own[preset, r["crf"]][0] if (preset, r["crf"]) in own else None
+                        _step_bytes(r) / own[at][0] if (at := (preset, OWN[word], r["crf"])) in own else None
                         for r in steps
                     ],
                     "lumas": [row["luma"] for row in steps],
@@ -92,17 +94,18 @@ def stepping(rows: list[Row], found: Curves) -> list[Row]:
     return table
 
 
-def own_networks(rows: Iterable[Row], scheme: str) -> dict[tuple[str, float], Pair]:
-    """Mean bytes and luma PSNR of networks of their own by preset and quality number: frames that were coded
-    alone, and the first frames of clips with steps, which are finer by FINER_KEYS."""
-    found: dict[tuple[str, float], list[Pair]] = {}
+def own_networks(rows: Iterable[Row], scheme: str) -> dict[tuple[str, str, float], Pair]:
+    """Mean bytes and luma PSNR of networks of their own by preset, form and quality number: frames that were
+    coded alone, and the first frames of clips whose steps move, which are finer by FINER_KEYS."""
+    found: dict[tuple[str, str, float], list[Pair]] = {}
     for row in rows:
         of, preset, word = row["codec"].split()
-        if of == scheme and word in ("steps", "alone"):
-            crf = row["crf"] - (FINER_KEYS if word == "steps" else 0)
-            n_frames = 1 if word == "steps" else len(row["sizes"])
+        if of == scheme and word != "still":
+            stepped = word in OWN
+            crf = row["crf"] - (FINER_KEYS if stepped else 0)
+            n_frames = 1 if stepped else len(row["sizes"])
             pairs = zip(row["sizes"][:n_frames], row["lumas"][:n_frames], strict=True)
-            found.setdefault((preset, crf), []).extend(pairs)
+            found.setdefault((preset, OWN.get(word, word), crf), []).extend(pairs)
     return {
         key: (float(np.mean([p[0] for p in pairs])), float(np.mean([p[1] for p in pairs])))
         for key, pairs in found.items()
@@ -144,13 +147,16 @@ def front(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def equal_bytes(found: Curves) -> list[Row]:
-    """Other networks beside convolutional ones of the same preset with steps, in dB at equal bytes."""
+    """Other networks beside convolutional ones of the same preset and form, in dB at equal bytes; networks of
+    whole clips beside weight steps with motion alone."""
     table = []
     for (name, codec), points in found.items():
-        preset = codec.split()[1]
-        conv = found.get((name, f"conv {preset} steps"))
-        if conv is not None and codec in (f"siren {preset} steps", f"whole {preset}"):
-            row: Row = {"clip": name, "codec": codec, "beside": f"conv {preset} steps"}
+        scheme, preset, form, *_ = (*codec.split(), "weights")
+        if scheme not in ("siren", "whole") or form not in ("steps", "weights"):
+            continue
+        conv = found.get((name, f"conv {preset} {form}"))
+        if conv is not None:
+            row: Row = {"clip": name, "codec": codec, "beside": f"conv {preset} {form}"}
             table.append(row | {of: gain(conv, points, of) for of in ("luma", "rgb")})
     return table
 
@@ -205,10 +211,11 @@ Bytes of the stream at equal PSNR of luma, from decoded frames; x264 and x265 wi
 text that they write about themselves. Geometric means, and the largest, of our points that lie inside the
 other curve; "carphone/30" is the first 30 frames. `warp` was tuned on the first 8 frames of carphone; which
 clips the first weights of its refiner were fitted to is not on record."""
-STEPS = """Weight steps, with motion and ("still") without, against networks of their own (of the first frame
-and of every fourth one; the best of all presets): BD-rate of the whole clip, and bytes of a step over those
-of a network of the same luma PSNR (at so many of the rates; at others none was as good or as bad), and over
-those at the same quality number."""
+STEPS = """Steps of networks: with motion and latents ("steps"), of weights with motion ("weights"), of
+weights alone ("still"); against networks of their own (of the first frame and of every fourth one; the best
+of all presets, with latents or without): BD-rate of the whole clip, and bytes of a step over those of a
+network of the same luma PSNR (at so many of the rates; at others none was as good or as bad), and over those
+of one of the same form at the same quality number. Bits are those of all that a frame takes."""
 FILES = """Files in fresh processes, with one thread and with two; and bytes over the bits that the models ask
 for, -sum log2 p: of what the scheme writes for key frames and for steps, and of the whole file with its
 checksums and lengths."""

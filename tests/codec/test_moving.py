@@ -10,7 +10,7 @@ import torch
 from clips import moving
 
 from plisse.codec import presets
-from plisse.codec.moving import Motion, find_motion, moved_at, moved_planes, no_vectors
+from plisse.codec.moving import Motion, find_motion, moved_planes, no_vectors
 from plisse.codec.pictures import Arch
 from plisse.codec.rate import Rate
 from plisse.codec.stream import ClipReader, Header, header_bytes
@@ -21,7 +21,7 @@ from plisse.data.quality import luma_psnr
 from plisse.errors import FormatError
 
 RATE = Fraction(25)
-SETTINGS = Settings("siren", "fast", Rate(crf=28))
+SETTINGS = Settings("siren", "fast", Rate(crf=28), latents=False)
 
 
 @pytest.fixture
@@ -65,28 +65,13 @@ def test_a_step_of_no_weights_is_the_frame_before_moved() -> None:
     assert not state.memory.sizes.any()
     for made, wanted in zip(state.planes, moved_planes(key.planes, vectors), strict=True):
         assert torch.equal(made, to_bytes(wanted))
-    assert state.before is key.weights
-
-
-def test_moving_at_another_size_is_moving() -> None:
-    """Whole pixels, as far as they come from within the frame."""
-    draw = torch.Generator().manual_seed(0)
-    y = torch.rand(32, 48, generator=draw, dtype=torch.float64)
-    planes = (y, y[::2, ::2].contiguous(), y[1::2, 1::2].contiguous())
-    vectors = no_vectors((32, 48)) + np.array([16, -8])  # 4 pixels down, 2 to the left
-    luma, chroma, _ = moved_at(planes, vectors, (32, 48))
-    assert torch.allclose(luma[:-8, 8:], y[4:-4, 6:-2], atol=1e-9)
-    assert torch.allclose(chroma[:-4, 4:], planes[1][2:-2, 3:-1], atol=1e-9)
-    wide = torch.nn.functional.interpolate(y[None, None], scale_factor=2)[0, 0]
-    moved = moved_at((wide, wide, wide), vectors, (32, 48))[0]
-    assert torch.allclose(moved[:-16, 16:], wide[8:-8, 12:-4], atol=1e-9)
 
 
 def test_frames_of_their_own_size_are_nearly_those_of_the_clip(short: None) -> None:
     frames = moving(4, 48, 64)
     data = encode(frames, RATE, SETTINGS)
     for made, scaled in zip(decode(data), decode(data, size=(48, 64)), strict=True):
-        assert luma_psnr(made, scaled) > 35
+        assert luma_psnr(made, scaled) > 50
     large = list(decode(data, size=(96, 128)))
     assert [frame.size for frame in large] == [(96, 128)] * 4
     halved = torch.nn.functional.avg_pool2d(large[3].planes[0].double()[None, None], 2)[0, 0]
@@ -113,10 +98,10 @@ def test_key_frames_are_finer_where_steps_copy_from_them(short: None) -> None:
     assert crfs(stepping=False) == [28, 28]
 
 
-@pytest.mark.parametrize("numbers", [(6, 2, 0), (6, 2, 2), (6, 2, 1, 1), (6,)])
+@pytest.mark.parametrize("numbers", [(6, 2, 0), (6, 2, 3), (6, 2, 1, 1), (6,)])
 def test_other_numbers_are_refused(numbers: tuple[int, ...]) -> None:
     header = header_bytes(Header(32, 48, RATE, Colour(), "siren", numbers))
-    with pytest.raises(FormatError, match="width, depth and motion"):
+    with pytest.raises(FormatError, match="width, depth, and 1 or 2"):
         list(decode(header))
 
 

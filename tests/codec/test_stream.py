@@ -119,9 +119,9 @@ def _repaired(data: bytes, draw: random.Random) -> bytes:
     return b"".join([*parts, end_bytes(len(chunks), True)])
 
 
-def fuzz(scheme: str, n: int, seed: int) -> tuple[int, int]:
+def fuzz(scheme: str, n: int, seed: int, latents: bool = True) -> tuple[int, int]:
     """Numbers of damaged clips that were refused, and that gave frames."""
-    data = encode(moving(3), Fraction(25), Settings(scheme, "fast", Rate(crf=40)))
+    data = encode(moving(3), Fraction(25), Settings(scheme, "fast", Rate(crf=40), latents=latents))
     draw, refused, gave = random.Random(seed), 0, 0
     for index in range(n):
         damaged = _repaired(data, draw) if index % 2 else _mutated(data, draw)
@@ -143,8 +143,10 @@ def test_mutated_streams():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["warp", "conv", "siren"])
-def test_many_mutated_streams(scheme):
-    refused, gave = fuzz(scheme, 3400, 1)
+@pytest.mark.parametrize(
+    ("scheme", "latents"), [("warp", True), ("conv", True), ("conv", False), ("siren", True)]
+)
+def test_many_mutated_streams(scheme, latents):
+    refused, gave = fuzz(scheme, 3400, 1, latents)
     assert refused > 100
     assert gave > 100

@@ -28,13 +28,13 @@ def short_training(monkeypatch):
     """A few training steps, so that networks are coded, if not well."""
     from plisse.codec import presets
 
-    short = {
-        kind: {
-            name: replace(each, width=6, depth=2, key_steps=12, step_steps=6) for name, each in table.items()
+    short = {"width": 6, "depth": 2, "key_steps": 12, "step_steps": 6}
+    for table in ("NETWORKS", "COARSE"):
+        few = {
+            kind: {name: replace(each, **short) for name, each in networks.items()}
+            for kind, networks in getattr(presets, table).items()
         }
-        for kind, table in presets.NETWORKS.items()
-    }
-    monkeypatch.setattr(presets, "NETWORKS", short)
+        monkeypatch.setattr(presets, table, few)
 
 
 def decoded(data: bytes, **options):
@@ -45,11 +45,13 @@ def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_decoded_frames_are_those_of_the_encoder(scheme):
+@pytest.mark.parametrize(
+    ("scheme", "latents"), [("warp", True), *itertools.product(SCHEMES[1:], (True, False))]
+)
+def test_decoded_frames_are_those_of_the_encoder(scheme, latents):
     frames, qualities = moving(3), []
     out = io.BytesIO()
-    settings = replace(TINY, scheme=scheme)
+    settings = replace(TINY, scheme=scheme, latents=latents)
     encode_to(out, frames, RATE, settings, lambda coded: qualities.append(coded.quality))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -166,7 +168,7 @@ def test_going_on_with_other_settings_or_a_cut_file(tmp_path):
     whole = path.read_bytes()
     with pytest.raises(
         InputError,
-        match="a clip of scheme warp, no network; expected scheme siren, a network of 6 and 2 with motion",
+        match="scheme warp, no network; expected scheme siren, a network of 6 and 2 with motion and latents",
     ):
         encode_file(video, path, replace(TINY, scheme="siren"), resume=True)
     path.write_bytes(whole[:-20])
@@ -199,7 +201,7 @@ def test_rate_targets_are_met():
 
 def test_rates_out_of_reach_say_the_closest():
     with pytest.raises(BudgetError) as error:
-        encode(moving(2), RATE, replace(TINY, scheme="conv", rate=Rate(psnr=60)))
+        encode(moving(2), RATE, replace(TINY, scheme="conv", latents=False, rate=Rate(psnr=60)))
     assert 5 < error.value.closest < 50
     with pytest.raises(BudgetError, match="key frame alone"):
         encode(moving(2), RATE, replace(TINY, rate=Rate(bpp=0.001), key_interval=2))

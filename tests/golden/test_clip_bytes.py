@@ -22,6 +22,7 @@ SYMBOLS = {
     "siren": "7fa1ae5d2b381d64",
     "conv": "8aedbf0d5693e049",
     "moving": "a0a330c76cee3af2",
+    "latents": "fd5c7e7be5107dba",
     "whole": "2f05894ad2600a74",
 }
 """SHA-256, first 16 digits: of motion and latents, or of weights."""
@@ -30,6 +31,7 @@ FRAMES = {
     "siren": "4b24ddf217f40c38",
     "conv": "60d0d93152e955eb",
     "moving": "43eefef3fadceb1b",
+    "latents": "9537b9da6b5c674b",
     "whole": "90f61e7ae3a4614c",
 }
 
@@ -46,8 +48,9 @@ def integers(state: Any) -> list[np.ndarray[Any, Any]]:
     weights = [weight.numpy() for weight in state.weights.values()]
     if hasattr(state, "vectors"):
         return [state.vectors, *(latent.q for latent in state.latents), *weights]
-    motion = getattr(state, "motion", None)
-    return weights if motion is None else [motion.vectors, motion.split, *weights]
+    motion, residual = getattr(state, "motion", None), getattr(state, "residual", None)
+    latents = [] if residual is None else [latent.q for latent in residual.latents]
+    return weights if motion is None else [motion.vectors, motion.split, *latents, *weights]
 
 
 @pytest.mark.parametrize("scheme", SYMBOLS)

@@ -13,7 +13,7 @@ from plisse.codec.presets import scheme_of
 from plisse.codec.stream import ClipReader
 
 HERE = Path(__file__).parent
-CLIP, MOVING = HERE / "clip-v1-warp.bin", HERE / "clip-v1-moving.bin"
+CLIP, MOVING, LATENTS = (HERE / f"clip-v1-{name}.bin" for name in ("warp", "moving", "latents"))
 Model = tuple[dict[tuple[int, int], list[int]], list[list[int]]]
 
 
@@ -238,3 +238,47 @@ def test_so_it_does_for_weight_steps_with_motion() -> None:
         ends = [old + move for old, move in zip(before.memory.exponents, moves, strict=True)]
         assert ends == list(state.memory.exponents)
     assert any(sizes)
+
+
+def sized(data: bytes) -> tuple[bytes, bytes]:
+    """Section 1: what follows its length, and the rest."""
+    length, shift, at = 0, 0, 0
+    while True:
+        length, shift, at = length | (data[at] & 127) << shift, shift + 7, at + 1
+        if data[at - 1] < 128:
+            return data[at : at + length], data[at + length :]
+
+
+def test_and_for_networks_with_latents() -> None:
+    with open(LATENTS, "rb") as file:
+        reader = ClipReader(file)
+        header, chunks = reader.header, list(reader)
+    assert header.numbers == (6, 2, 2)
+    scheme, state = scheme_of(header.scheme, "", header.size, header.numbers)[0], None
+    groups, sides = [12, 6 + 6 + 3, 36, 18], ((32, 48), (16, 24), (16, 24))
+    sizes, moving, network, told = [0] * sum(groups), fresh(), fresh(), fresh()
+    vectors: dict[Any, int] = {}
+    planes: list[Plane | None] = [None] * 3
+    for chunk in chunks:
+        state = scheme.decode(chunk.payload, None if chunk.key else state, 0, chunk.crf)
+        form, data = chunk.payload[0], chunk.payload[1:]
+        if chunk.key:
+            data = sized(data)[1]
+        coded = Reader(data, told)
+        if not chunk.key:
+            coded.cells, coded.weights = moving
+            vectors = motion(coded, 2, 3, vectors, m=0)
+            assert all(state.motion.vectors[place] == value for place, value in vectors.items())
+        if form & 2:
+            coded.cells, coded.weights = network
+            sizes = [abs(q) for q in step(coded, groups, sizes)[1]]
+        assert sizes == state.memory.sizes.tolist()
+        coded.cells, coded.weights = told
+        for k in range(3):
+            n, f = 8 if k or not form & 1 else 16, 200 * ((2 if k else form & 1) + 3)
+            planes[k] = found = coefficients(coded, sides[k], n, f, False, planes[k])
+            assert np.array_equal(found[1], state.residual.latents[k].q)
+            assert np.array_equal(found[2], state.residual.latents[k].lasts)
+    assert [chunk.payload[0] for chunk in chunks] == [1, 0, 3, 0]
+    assert any(sizes)
+    assert any(vectors.values())

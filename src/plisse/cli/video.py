@@ -20,6 +20,7 @@ from plisse.cli.video_options import (
     Crf,
     Jobs,
     KeyInterval,
+    LatentsOption,
     MotionOption,
     Out,
     PresetName,
@@ -58,6 +59,7 @@ def encode(
     bpp: Bpp = None,
     key_interval: KeyInterval = 250,
     motion: MotionOption = True,
+    latents: LatentsOption = True,
     jobs: Jobs = 1,
     backend: Backend = BackendName.loky,
     resume: Resume = False,
@@ -76,7 +78,9 @@ def encode(
         if crf is psnr is bpp is None:
             crf = 28.0
         rate = Rate(crf, psnr, bpp)
-        settings = Settings(scheme.value, preset.value, rate, key_interval, motion=motion, seed=seed)
+        settings = Settings(
+            scheme.value, preset.value, rate, key_interval, motion=motion, latents=latents, seed=seed
+        )
         if resume and not any(target.exists() for target in targets):
             raise InputError(f"--resume without {str(out)!r}", expected="a clip to go on with")
     for source in sources:

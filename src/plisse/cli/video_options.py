@@ -45,7 +45,7 @@ ClipIn = Annotated[Path, typer.Argument(metavar="CLIP", help="A clip that `pliss
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", show_default=False, help="What to write.")]
 SchemeOption = Annotated[
     SchemeName,
-    typer.Option("--scheme", help="warp: motion and latents. conv, siren, fourier: motion and weight steps."),
+    typer.Option("--scheme", help="warp: motion and latents. conv, siren, fourier: networks beside them."),
 ]
 PresetOption = Annotated[PresetName, typer.Option("--preset", help="How long to search and to train.")]
 Crf = Annotated[float | None, typer.Option("--crf", help="Quality, 0 (finest) to 51; 28 if nothing is said.")]
@@ -57,6 +57,13 @@ MotionOption = Annotated[
     typer.Option(
         "--motion/--no-motion",
         help="Weight steps add to the frame before, moved, or draw each frame alone; warp always moves.",
+    ),
+]
+LatentsOption = Annotated[
+    bool,
+    typer.Option(
+        "--latents/--no-latents",
+        help="Networks draw coarse pictures with latents over them, or all of it; no latents without motion.",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with OUT after an interruption.")]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plisse.codec.pictures import Planes
 from plisse.codec.rate import Controller, Rate, luma_quality
-from plisse.codec.scheme import Scheme, State
+from plisse.codec.scheme import LATENTS, MOTION, PLAIN, Scheme, State
 from plisse.codec.stream import Chunk, Header, chunk_bytes
 from plisse.data.frames import Frame
 from plisse.errors import InputError
@@ -23,8 +23,9 @@ CUT = 20.0
 class Settings:
     """scheme: "warp", "conv", "siren" or "fourier". preset: fast, medium or slow. rate: quality or target.
     key_interval: at most so many frames from key frame to key frame. scene_cuts: key frames where the picture
-    changes as a whole. stepping: false makes every frame a key frame. motion: of weight steps, see
-    `plisse.codec.weightstep`; `warp` always moves."""
+    changes as a whole. stepping: false makes every frame a key frame. motion, latents: what steps of
+    networks have beside weights (see `plisse.codec.weightstep`, `latentstep`); latents come with motion only.
+    `warp` always has both."""
 
     scheme: str = "warp"
     preset: str = "medium"
@@ -33,18 +34,24 @@ class Settings:
     scene_cuts: bool = True
     stepping: bool = True
     motion: bool = True
+    latents: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.key_interval < 1:
             raise InputError(f"a key-frame interval of {self.key_interval}", expected="1 or more")
-        if self.scheme == "warp" and not self.motion:
-            raise InputError("warp without motion", expected="conv, siren or fourier", hint="--scheme siren")
+        if self.scheme == "warp" and not (self.motion and self.latents):
+            lacking = "latents" if self.motion else "motion"
+            raise InputError(
+                f"warp without {lacking}", expected="conv, siren or fourier", hint="--scheme siren"
+            )
 
     @property
-    def moving(self) -> bool:
-        """Whether weight steps add to the frame before, moved."""
-        return self.motion and self.stepping
+    def form(self) -> int:
+        """What networks are coded as: PLAIN, MOTION or LATENTS. Without steps there is no motion."""
+        if self.motion and self.latents:
+            return LATENTS
+        return MOTION if self.motion and self.stepping else PLAIN
 
     @property
     def groups_alone(self) -> bool:

@@ -61,9 +61,7 @@ def encode_span(
 ) -> Group:
     """A group, the same bytes wherever and whenever it is coded. marks: a folder where a byte is left for
     each frame that is done, as long as this machine has it."""
-    scheme, _ = scheme_of(
-        settings.scheme, settings.preset, header.size, motion=settings.motion and settings.stepping
-    )
+    scheme, _ = scheme_of(settings.scheme, settings.preset, header.size, form=settings.form)
     encoder = encoder_for(source, header, scheme, settings, span.start)
     made = []
     with one_thread():

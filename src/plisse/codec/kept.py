@@ -11,7 +11,7 @@ from pathlib import Path
 from plisse.codec.encoder import Encoder, Settings
 from plisse.codec.groups import encoder_for, key_places
 from plisse.codec.pictures import KINDS
-from plisse.codec.scheme import Scheme
+from plisse.codec.scheme import LATENTS, MOTION, PLAIN, Scheme
 from plisse.codec.stream import ClipReader, Header
 from plisse.codec.threads import one_thread
 from plisse.data.frames import Frame
@@ -76,12 +76,14 @@ def _words(header: Header) -> tuple[str, ...]:
 
 
 def _network(header: Header) -> str:
-    """Width and depth, and whether steps move."""
+    """Width and depth, and what steps have beside weights."""
     if not header.numbers:
         return "no network"
-    moving = header.scheme in KINDS and len(header.numbers) > 2
-    numbers = header.numbers[:2] if moving else header.numbers
-    return f"a network of {' and '.join(map(str, numbers))}{' with motion' if moving else ''}"
+    numbers, form = header.numbers, PLAIN
+    if header.scheme in KINDS:
+        numbers, (form, *_) = header.numbers[:2], (*header.numbers[2:], PLAIN)
+    beside = {PLAIN: "", MOTION: " with motion", LATENTS: " with motion and latents"}
+    return f"a network of {' and '.join(map(str, numbers))}{beside[form]}"
 
 
 def again(

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from plisse.codec.adaptive import Model, Tape
 from plisse.codec.latents import MOTION, N_CONTEXTS, code_vectors
-from plisse.codec.motion import LARGE, SMALL, SUB, UNIT, enlarged, moved_chroma, moved_luma, search
+from plisse.codec.motion import LARGE, SMALL, UNIT, enlarged, moved_chroma, moved_luma, search
 from plisse.codec.pictures import Planes
 from plisse.codec.scheme import WEIGHT
 
@@ -80,25 +79,6 @@ def moved_planes(planes: Planes, vectors: np.ndarray) -> list[Tensor]:
     """`moved_blocks`, cut to the planes."""
     moved = map(torch.from_numpy, moved_blocks(planes, vectors))
     return [m[: p.shape[0], : p.shape[1]] for m, p in zip(moved, planes, strict=True)]
-
-
-def moved_at(planes: Planes, vectors: np.ndarray, size: tuple[int, int]) -> Planes:
-    """Planes of any size, float64, moved as those of `size` would be by `vectors`."""
-    y, u, v = (_moved_at(plane, vectors, size) for plane in planes)
-    return y, u, v
-
-
-def _moved_at(plane: Tensor, vectors: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """One of them, by cubic interpolation."""
-    places = [(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in plane.shape]
-    rows, columns = ((place * side).long() // SMALL for place, side in zip(places, size, strict=True))
-    shift = torch.from_numpy(vectors).double()[rows[:, None], columns[None]] / SUB
-    grid = torch.stack(torch.meshgrid(*places, indexing="ij"), -1)
-    grid = 2 * (grid + shift / torch.tensor(size, dtype=torch.float64)) - 1
-    moved = F.grid_sample(
-        plane[None, None], grid.flip(-1)[None], "bicubic", padding_mode="border", align_corners=False
-    )
-    return moved[0, 0]
 
 
 @dataclass(frozen=True, eq=False)

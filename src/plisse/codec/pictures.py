@@ -114,6 +114,16 @@ def as_bytes(planes: Planes) -> Planes:
     return y, u, v
 
 
+def enlarged(planes: Planes, size: tuple[int, int]) -> Planes:
+    """Planes at another size of luma, by cubic interpolation."""
+    sizes = (size, halved(size), halved(size))
+    y, u, v = (
+        F.interpolate(plane[None, None], to, mode="bicubic", antialias=True)[0, 0]
+        for plane, to in zip(planes, sizes, strict=True)
+    )
+    return y, u, v
+
+
 def difference(one: Planes, other: Planes) -> Planes:
     """one - other, plane by plane."""
     y, u, v = (a - b for a, b in zip(one, other, strict=True))

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
-from plisse.codec.pictures import Planes, as_bytes
+from plisse.codec.pictures import as_bytes
 from plisse.codec.presets import scheme_of
 from plisse.codec.rate import luma_quality
 from plisse.codec.scheme import State
@@ -72,20 +72,17 @@ def decode(stream: BinaryIO | bytes, start: int = 0, size: tuple[int, int] | Non
     scheme, _ = scheme_of(reader.header.scheme, "", reader.header.size, reader.header.numbers)
     first = _last_key(source, reader, start) if start else 0
     state: State | None = None
-    scaled: Planes | None = None
     strange = False
     for index, chunk in enumerate(reader):
         if index < first:
             continue
         state = scheme.decode(chunk.payload, None if chunk.key else state, chunk.payload_offset, chunk.crf)
-        if size is not None:
-            scaled = scheme.resized(state, size, None if chunk.key else scaled)
         if index < start:
             continue
         if not strange and frame_check(state.planes) != chunk.check:
             strange = True
             warnings.warn(f"frame {index} is not the frame that the encoder saw", stacklevel=2)
-        planes = state.planes if scaled is None else as_bytes(scaled)
+        planes = state.planes if size is None else as_bytes(scheme.resized(state, size))
         yield Frame(planes, reader.header.colour, _time(chunk, index, reader.header))
 
 

@@ -10,6 +10,8 @@ from plisse.errors import InputError
 FINEST, COARSEST = 0.0, 51.0
 WEIGHT = 0.13
 """lambda / D^2: near 2 ln 2 / 12, the slope of distortion over rate of a fine uniform quantizer."""
+PLAIN, MOTION, LATENTS = range(3)
+"""What steps of networks are: of weights alone, with motion, with motion and latents."""
 
 
 class State(Protocol):
@@ -28,9 +30,8 @@ class Scheme(Protocol):
 
     def decode(self, payload: bytes, before: State | None, offset: int, crf: float) -> State: ...
 
-    def resized(self, state: State, size: tuple[int, int], last: Planes | None) -> Planes:
-        """The frame at another size, float64, 0 to 1. last: what this gave for the frame before; None for a
-        key frame."""
+    def resized(self, state: State, size: tuple[int, int]) -> Planes:
+        """The frame at another size, float64, 0 to 1."""
         ...
 
 

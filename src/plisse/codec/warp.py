@@ -17,13 +17,7 @@ import torch
 from plisse.codec import latents
 from plisse.codec.adaptive import Model, Tape
 from plisse.codec.fit import fit_change, groups_of, qstep_of
-from plisse.codec.motion import (
-    LARGE,
-    SMALL,
-    analysed,
-    diagonals,
-    synthesised,
-)
+from plisse.codec.motion import LARGE, SMALL
 from plisse.codec.moving import (
     REACH,
     find_motion,
@@ -35,6 +29,7 @@ from plisse.codec.moving import (
 )
 from plisse.codec.pictures import Planes
 from plisse.codec.refine import Refined, Refiner, added, start
+from plisse.codec.residual import SIZES, Latent, code_planes, cut_planes, no_latents, qstep_in, rounded
 from plisse.codec.scheme import WEIGHT, State, check_crf, qstep_at
 from plisse.codec.weightcoder import Memory, code_step, flat_symbols, step_weights, within_range
 from plisse.errors import FormatError, InputError
@@ -42,23 +37,8 @@ from plisse.errors import FormatError, InputError
 MIDDLE = 128.0
 NOWHERE, ALL, CODED = range(3)
 """Where planes are refined."""
-CHROMA_STEP = 0.75
-"""The quantizer step of chroma, relative to that of luma: a sample of it colours four pixels."""
 REFINER_STEPS, REFINER_LR, REFINER_EXPONENT = 25, 2e-3, -48
 """Training steps of a weight step, and the exponent that its D begins with (2^-6)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Latent:
-    """Of one plane: symbols [R, C, n n] and how many of each block count [R, C]."""
-
-    q: np.ndarray
-    lasts: np.ndarray
-
-    @classmethod
-    def zeros(cls, sides: tuple[int, int], n: int) -> Latent:
-        rows, columns = sides[0] // n, sides[1] // n
-        return cls(np.zeros((rows, columns, n * n), np.int64), np.zeros((rows, columns), np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +67,6 @@ class _Frame:
     vectors: np.ndarray
     split: np.ndarray
 
-    def qstep_of(self, plane: int) -> float:
-        return self.qstep * CHROMA_STEP if plane else self.qstep
-
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
         return self.tape.state, self.tape.data, self.model.chances, self.model.counts, self.model.weights
@@ -108,7 +85,7 @@ class Warp:
         check_crf(crf)
         assert before is None or isinstance(before, WarpState)
         image = [padded(plane.numpy(), sides_of(k, self.size)) for k, plane in enumerate(planes)]
-        sizes = (SMALL,) if self.preset == "fast" else (SMALL, LARGE)
+        sizes = SIZES[self.preset]
         tries = [self._encoded(image, before, qstep_at(crf), n) for n in sizes]
         if self.preset == "slow" and before is None:
             best = min(range(len(sizes)), key=lambda index: tries[index][2])
@@ -139,7 +116,7 @@ class Warp:
             weights, memory = stepped
         planes = self._refined(made, found, frame, where, weights)
         payload = bytes([(n == LARGE) | where << 1 | (stepped is not None) << 3]) + frame.tape.finished()
-        state = WarpState(self._cut(planes), frame.model, frame.vectors, found, weights, memory)
+        state = WarpState(cut_planes(planes, self.size), frame.model, frame.vectors, found, weights, memory)
         return payload, state, _error(image, planes) + WEIGHT * qstep**2 * 8 * len(payload)
 
     def _stepped(
@@ -202,7 +179,7 @@ class Warp:
             weights, memory = self._read_step(frame, *zeros)
         tape.check_end(data, offset + 1)
         planes = self._refined(made, found, frame, where, weights)
-        return WarpState(self._cut(planes), frame.model, frame.vectors, found, weights, memory)
+        return WarpState(cut_planes(planes, self.size), frame.model, frame.vectors, found, weights, memory)
 
     def _begun(
         self, before: WarpState | None, n: int, qstep: float, tape: Tape, image: list[np.ndarray] | None
@@ -215,32 +192,18 @@ class Warp:
         """What a key frame begins from."""
         nothing = torch.zeros(0, 0, dtype=torch.uint8)
         vectors = no_vectors(self.size)
-        empty = tuple(Latent.zeros(sides_of(k, self.size), SMALL) for k in range(3))
         model, memory = Model.fresh(latents.N_CONTEXTS), Memory.fresh(Refiner(), REFINER_EXPONENT)
-        return WarpState((nothing, nothing, nothing), model, vectors, empty, start(), memory)
+        return WarpState((nothing, nothing, nothing), model, vectors, no_latents(self.size), start(), memory)
 
     def _coded(self, frame: _Frame, before: WarpState | None) -> tuple[list[np.ndarray], tuple[Latent, ...]]:
         """Write or read motion and latents; planes before they are refined, float64."""
         if before is not None:
             latents.code_vectors(frame.vectors, frame.split, before.vectors, latents.MOTION, *frame.arrays)
-        planes, found = [], []
-        for k, guess in enumerate(self._guesses(before, frame.vectors)):
-            side = frame.n if k == 0 else SMALL
-            latent, past = Latent.zeros(guess.shape, side), frame.old.latents[k]
-            if past.q.shape != latent.q.shape:
-                past = Latent.zeros(guess.shape, side)
-            nothing = np.zeros((1, 1, 1))
-            qstep = frame.qstep_of(k)
-            real = nothing if frame.image is None else analysed(frame.image[k] - guess, side) / qstep
-            first = latents.PER_CLASS * ((2 if k else int(frame.n == LARGE)) + 3 * (not frame.key))
-            order = diagonals(side)
-            latents.code_blocks(
-                real, latent.q, latent.lasts, past.q, past.lasts, order, np.argsort(order),
-                frame.key, first, WEIGHT, *frame.arrays,
-            )  # fmt: skip
-            planes.append(guess + synthesised(latent.q * qstep, side))
-            found.append(latent)
-        return planes, tuple(found)
+        guesses = self._guesses(before, frame.vectors)
+        drawn, found = code_planes(
+            guesses, frame.image, frame.old.latents, frame.n, frame.qstep, frame.key, frame.tape, frame.model
+        )
+        return [guess + plane for guess, plane in zip(guesses, drawn, strict=True)], found
 
     def _guesses(self, before: WarpState | None, vectors: np.ndarray) -> list[np.ndarray]:
         """What latents are added to: mid-grey, or the moved frame before."""
@@ -261,21 +224,13 @@ class Warp:
         if where != NOWHERE:
             planes = [
                 plane
-                + _mask(latent, SMALL if k else frame.n, where) * added(plane, frame.qstep_of(k), weights)
+                + _mask(latent, SMALL if k else frame.n, where)
+                * added(plane, qstep_in(k, frame.qstep), weights)
                 for k, (plane, latent) in enumerate(zip(made, found, strict=True))
             ]
-        return [np.clip(np.floor(plane + 0.5), 0, 255) for plane in planes]
+        return [rounded(plane) for plane in planes]
 
-    def _cut(self, planes: list[np.ndarray]) -> Planes:
-        height, width = self.size
-        sides = ((height, width), ((height + 1) // 2, (width + 1) // 2))
-        y, u, v = (
-            torch.from_numpy(plane[: sides[k > 0][0], : sides[k > 0][1]].astype(np.uint8))
-            for k, plane in enumerate(planes)
-        )
-        return y, u, v
-
-    def resized(self, state: State, size: tuple[int, int], last: Planes | None) -> Planes:
+    def resized(self, state: State, size: tuple[int, int]) -> Planes:
         raise InputError("another size from latents", expected="a clip of siren or fourier")
 
 

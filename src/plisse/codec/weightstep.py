@@ -20,9 +20,20 @@ from torch import Tensor, nn
 
 from plisse.bitstream.bytesreader import BytesReader
 from plisse.codec.adaptive import Model, Tape
-from plisse.codec.fit import Fitted, default_qsteps, fit_change, groups_of, qstep_of
-from plisse.codec.moving import Motion, moved_at, moved_planes
-from plisse.codec.pictures import Arch, Planes, as_bytes, as_units, build, difference, rendered, total
+from plisse.codec.fit import default_qsteps, fit_change, groups_of, qstep_of
+from plisse.codec.moving import Motion, moved_planes
+from plisse.codec.pictures import (
+    Arch,
+    Planes,
+    as_bytes,
+    as_units,
+    build,
+    difference,
+    enlarged,
+    rendered,
+    total,
+)
+from plisse.codec.residual import Residual
 from plisse.codec.scheme import State, check_crf, qstep_at, weight_at
 from plisse.codec.weightcoder import (
     Memory,
@@ -47,15 +58,15 @@ FINER_KEYS = 4.0
 @dataclass(frozen=True, eq=False)
 class NetworkState:
     """weights: as decoded. memory: what the coding of the next step knows. drawn: what the weights stand for,
-    float64 from 0 to 1. motion: None where steps do not move the frame before. before: weights of that
-    frame, where this one was moved from it."""
+    float64 from 0 to 1. motion: None where steps do not move the frame before. residual: latents that
+    were added (plisse.codec.latentstep)."""
 
     planes: Planes
     weights: dict[str, Tensor]
     memory: Memory
     drawn: Planes
     motion: Motion | None = None
-    before: dict[str, Tensor] | None = None
+    residual: Residual | None = None
 
 
 @dataclass(frozen=True)
@@ -81,95 +92,102 @@ class WeightSteps:
         self, planes: Planes, before: State | None, crf: float, seed: int
     ) -> tuple[bytes, NetworkState]:
         check_crf(crf)
-        network = self.network(seed)
         if before is None:
-            payload = key_bytes(network, self._fitted_key(network, planes, crf, seed))
+            payload = self.key_payload(planes, crf, seed)
         else:
             assert isinstance(before, NetworkState)
-            payload = self._step_bytes(network, planes, before, crf, seed)
+            payload = self._step_bytes(planes, before, crf, seed)
         return payload, self.decode(payload, before, 0)
 
-    def _fitted_key(self, network: nn.Module, planes: Planes, crf: float, seed: int) -> Fitted:
+    def key_payload(self, planes: Planes, crf: float, seed: int) -> bytes:
+        """A network that draws `planes`, as bytes."""
+        network = self.network(seed)
         start = {name: p.detach().clone() for name, p in network.named_parameters()}
         zeros = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
-        return fit_change(
+        fitted = fit_change(
             network, [((), as_units(planes))], zeros, start, default_qsteps(network),
             weight=weight_at(crf), steps=self.key_steps, lr=LEARNING_RATES[self.arch.kind], seed=seed,
             ramp=self.arch.kind == "conv",
         )  # fmt: skip
+        return key_bytes(network, fitted)
 
-    def _step_bytes(
-        self, network: nn.Module, planes: Planes, before: NetworkState, crf: float, seed: int
-    ) -> bytes:
+    def _step_bytes(self, planes: Planes, before: NetworkState, crf: float, seed: int) -> bytes:
         """Motion, then what the weights have to add to it."""
         memory, motion, target = before.memory, before.motion, as_units(planes)
         tape = _tape(memory, motion)
         if motion is not None:
             motion = motion.searched(planes[0], before.planes[0], self.reach, qstep_at(crf))
             motion.code(tape)
-            target = _left(target, before, motion)
-        fitted = self._fitted_step(network, target, before, crf, seed)
-        exponents = np.array([fitted.exponents[group] for group in groups_of(network)], np.int64)
-        flat = flat_symbols(network, fitted.symbols)
-        code_step(network, memory, memory.model.copy(), flat, exponents, tape)
+            target = left_over(target, before, motion)
+        flat, exponents = self.fitted_step(target, before, crf, seed)
+        code_step(self.network(), memory, memory.model.copy(), flat, exponents, tape)
         return tape.finished()
 
-    def _fitted_step(
-        self, network: nn.Module, target: Planes, before: NetworkState, crf: float, seed: int
-    ) -> Fitted:
+    def fitted_step(
+        self, target: Planes, before: NetworkState, crf: float, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols of a step to a network that draws `target`, and exponents."""
+        network = self.network(seed)
         zeros = {name: torch.zeros_like(tensor) for name, tensor in before.weights.items()}
-        exponents = zip(groups_of(network), before.memory.exponents, strict=True)
-        qsteps = {group: qstep_of(exponent) for group, exponent in exponents}
+        told = zip(groups_of(network), before.memory.exponents, strict=True)
+        qsteps = {group: qstep_of(exponent) for group, exponent in told}
         lr = STEP_LR * LEARNING_RATES[self.arch.kind]
-        return fit_change(
+        fitted = fit_change(
             network, [((), target)], before.weights, zeros, qsteps,
             weight=weight_at(crf), steps=self.step_steps, lr=lr, seed=seed,
         )  # fmt: skip
+        exponents = np.array([fitted.exponents[group] for group in groups_of(network)], np.int64)
+        return flat_symbols(network, fitted.symbols), exponents
 
     def decode(self, payload: bytes, before: State | None, offset: int, crf: float = 0.0) -> NetworkState:
-        network = self.network()
         if before is not None:
             assert isinstance(before, NetworkState)
-            return self._decoded_step(network, payload, before, offset)
-        symbols, exponents = read_key(network, BytesReader(payload), offset)
-        base = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
-        weights = step_weights(network, base, symbols, exponents)
-        drawn = rendered(network, weights, self.size)
-        memory = Memory(exponents, np.zeros_like(symbols), Model.fresh(n_contexts(network)))
+            return self._decoded_step(payload, before, offset)
+        weights, memory = self.read_key(BytesReader(payload), offset)
+        drawn = rendered(self.network(), weights, self.size)
         motion = Motion.still(self.size) if self.motion else None
         return NetworkState(as_bytes(drawn), weights, memory, drawn, motion)
 
-    def _decoded_step(
-        self, network: nn.Module, payload: bytes, before: NetworkState, offset: int
-    ) -> NetworkState:
+    def read_key(self, reader: BytesReader, offset: int) -> tuple[dict[str, Tensor], Memory]:
+        """Weights of a key network, and what the coding of the next step knows."""
+        network = self.network()
+        symbols, exponents = read_key(network, reader, offset)
+        base = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+        weights = step_weights(network, base, symbols, exponents)
+        return weights, Memory(exponents, np.zeros_like(symbols), Model.fresh(n_contexts(network)))
+
+    def _decoded_step(self, payload: bytes, before: NetworkState, offset: int) -> NetworkState:
         tape, memory, motion = Tape.to_read(payload), before.memory, before.motion
         if motion is not None:
             motion = motion.blank()
             motion.code(tape)
-        model, flat = memory.model.copy(), np.zeros(memory.sizes.size, np.int64)
-        exponents = np.zeros(len(memory.exponents), np.int64)
-        code_step(network, memory, model, flat, exponents, tape)
+        nothing = np.zeros(memory.sizes.size, np.int64), np.zeros(len(memory.exponents), np.int64)
+        weights, memory = self.stepped(before, *nothing, tape, offset)
         tape.check_end(payload, offset)
+        drawn = rendered(self.network(), weights, self.size)
+        made = as_bytes(drawn) if motion is None else _made(before, motion, drawn)
+        return NetworkState(made, weights, memory, drawn, motion)
+
+    def stepped(
+        self, before: NetworkState, flat: np.ndarray, exponents: np.ndarray, tape: Tape, offset: int = 0
+    ) -> tuple[dict[str, Tensor], Memory]:
+        """Weights after a step that is written, or read into `flat` and `exponents`."""
+        network, model = self.network(), before.memory.model.copy()
+        code_step(network, before.memory, model, flat, exponents, tape)
         told = tuple(int(exponent) for exponent in exponents)
         check_exponents(told, offset)
-        weights = step_weights(network, before.weights, flat, told)
-        drawn = rendered(network, weights, self.size)
-        made = as_bytes(drawn) if motion is None else _made(before, motion, drawn)
-        past = None if motion is None else before.weights
-        return NetworkState(made, weights, Memory(told, np.abs(flat), model), drawn, motion, past)
+        return step_weights(network, before.weights, flat, told), Memory(told, np.abs(flat), model)
 
-    def resized(self, state: State, size: tuple[int, int], last: Planes | None) -> Planes:
-        """The same weights, and the same motion, at another size: super-sampling, or a preview. Not for
-        "conv"."""
+    def resized(self, state: State, size: tuple[int, int]) -> Planes:
+        """The network's picture at another size, super-sampled or as a preview, and what else the frame has,
+        enlarged. Not for "conv"."""
         if not self.arch.scalable:
             raise InputError("another size from a convolutional network", expected="siren or fourier")
         assert isinstance(state, NetworkState)
-        network = self.network()
-        now = rendered(network, state.weights, size)
-        if last is None or state.before is None or state.motion is None:
+        now = rendered(self.network(), state.weights, size)
+        if state.motion is None:
             return now
-        change = difference(now, rendered(network, state.before, size))
-        return total(change, moved_at(last, state.motion.vectors, self.size))
+        return total(now, enlarged(difference(as_units(state.planes), state.drawn), size))
 
 
 def _tape(memory: Memory, motion: Motion | None) -> Tape:
@@ -177,7 +195,7 @@ def _tape(memory: Memory, motion: Motion | None) -> Tape:
     return Tape.to_write(n_numbers + (0 if motion is None else 2 * motion.vectors.size))
 
 
-def _left(target: Planes, before: NetworkState, motion: Motion) -> Planes:
+def left_over(target: Planes, before: NetworkState, motion: Motion) -> Planes:
     """What the picture of the new weights should be: that of the weights before, and what the frame before,
     moved, lacks of `target`; float32, 0 to 1."""
     moved = moved_planes(before.planes, motion.vectors)

@@ -141,7 +141,7 @@ class WholeClip:
         base = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
         return WholeState(network, step_weights(network, base, symbols, exponents), 0)
 
-    def resized(self, state: State, size: tuple[int, int], last: Planes | None) -> Planes:
+    def resized(self, state: State, size: tuple[int, int]) -> Planes:
         raise InputError("another size from a convolutional network", expected="siren or fourier")
 
 

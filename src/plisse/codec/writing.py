@@ -46,9 +46,7 @@ def started(
     """Header and scheme of a clip. Raises InputError where there is no frame."""
     if first is None:
         raise InputError("a video without frames", expected="at least one")
-    scheme, told = scheme_of(
-        settings.scheme, settings.preset, first.size, motion=settings.motion and settings.stepping
-    )
+    scheme, told = scheme_of(settings.scheme, settings.preset, first.size, form=settings.form)
     rate = Fraction(rate).limit_denominator(1 << 16)
     told = told if numbers is None else numbers
     return Header(*first.size, rate, first.colour, settings.scheme, told), scheme
