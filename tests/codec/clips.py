@@ -1,9 +1,12 @@
-"""Procedural clips of a few small frames."""
+"""Procedural clips of a few small frames, and small networks for them."""
 
+from dataclasses import replace
 from fractions import Fraction
 
+import pytest
 import torch
 
+from plisse.codec import presets
 from plisse.data.frames import Colour, Frame, to_bytes
 
 
@@ -20,3 +23,13 @@ def moving(n_frames: int = 4, height: int = 32, width: int = 48, seed: int = 0) 
         planes = (to_bytes(luma), to_bytes(chroma), to_bytes(chroma + 20))
         frames.append(Frame(planes, Colour(), Fraction(t, 25)))
     return frames
+
+
+def small_networks(monkeypatch: pytest.MonkeyPatch, **fields: int) -> None:
+    """Change all presets of networks, so that these are coded in a moment, if not well."""
+    for table in ("NETWORKS", "COARSE"):
+        few = {
+            kind: {name: replace(each, **fields) for name, each in networks.items()}
+            for kind, networks in getattr(presets, table).items()
+        }
+        monkeypatch.setattr(presets, table, few)

@@ -7,9 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from clips import moving
+from clips import moving, small_networks
 
-from plisse.codec import presets
 from plisse.codec.latentstep import LatentSteps
 from plisse.codec.moving import moved_blocks
 from plisse.codec.pictures import Arch, as_units, difference, rendered
@@ -30,13 +29,7 @@ SIZE = (32, 48)
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks that are trained for a moment."""
-    few = {"width": 8, "depth": 2, "key_steps": 60, "step_steps": 15}
-    for table in ("NETWORKS", "COARSE"):
-        tables = {
-            kind: {name: replace(each, **few) for name, each in networks.items()}
-            for kind, networks in getattr(presets, table).items()
-        }
-        monkeypatch.setattr(presets, table, tables)
+    small_networks(monkeypatch, width=8, depth=2, key_steps=60, step_steps=15)
 
 
 def scheme(kind: str = "siren", preset: str = "medium") -> LatentSteps:

@@ -7,9 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from clips import moving
+from clips import moving, small_networks
 
-from plisse.codec import presets
 from plisse.codec.moving import Motion, find_motion, moved_planes, no_vectors
 from plisse.codec.pictures import Arch
 from plisse.codec.rate import Rate
@@ -27,11 +26,7 @@ SETTINGS = Settings("siren", "fast", Rate(crf=28), latents=False)
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks that are trained for a moment."""
-    few = {
-        kind: {name: replace(each, width=8, depth=2, key_steps=60, step_steps=15) for name, each in t.items()}
-        for kind, t in presets.NETWORKS.items()
-    }
-    monkeypatch.setattr(presets, "NETWORKS", few)
+    small_networks(monkeypatch, width=8, depth=2, key_steps=60, step_steps=15)
 
 
 def step_bytes(data: bytes) -> int:

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from clips import moving
+from clips import moving, small_networks
 
 from plisse.codec.rate import Rate
 from plisse.codec.stream import ClipReader, frame_check
@@ -26,15 +26,7 @@ SCHEMES = ("warp", "conv", "siren", "fourier")
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch):
     """A few training steps, so that networks are coded, if not well."""
-    from plisse.codec import presets
-
-    short = {"width": 6, "depth": 2, "key_steps": 12, "step_steps": 6}
-    for table in ("NETWORKS", "COARSE"):
-        few = {
-            kind: {name: replace(each, **short) for name, each in networks.items()}
-            for kind, networks in getattr(presets, table).items()
-        }
-        monkeypatch.setattr(presets, table, few)
+    small_networks(monkeypatch, width=6, depth=2, key_steps=12, step_steps=6)
 
 
 def decoded(data: bytes, **options):

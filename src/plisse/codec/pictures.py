@@ -114,7 +114,7 @@ def as_bytes(planes: Planes) -> Planes:
     return y, u, v
 
 
-def enlarged(planes: Planes, size: tuple[int, int]) -> Planes:
+def scaled(planes: Planes, size: tuple[int, int]) -> Planes:
     """Planes at another size of luma, by cubic interpolation."""
     sizes = (size, halved(size), halved(size))
     y, u, v = (

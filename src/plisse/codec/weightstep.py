@@ -29,8 +29,8 @@ from plisse.codec.pictures import (
     as_units,
     build,
     difference,
-    enlarged,
     rendered,
+    scaled,
     total,
 )
 from plisse.codec.residual import Residual
@@ -187,7 +187,7 @@ class WeightSteps:
         now = rendered(self.network(), state.weights, size)
         if state.motion is None:
             return now
-        return total(now, enlarged(difference(as_units(state.planes), state.drawn), size))
+        return total(now, scaled(difference(as_units(state.planes), state.drawn), size))
 
 
 def _tape(memory: Memory, motion: Motion | None) -> Tape:
