@@ -39,7 +39,7 @@ def test_there_and_back(tmp_path, source):
     facts = json.loads(run("inspect", clip, "--json"))
     assert facts["frames"] == 4
     assert facts["key_frames"] == 1
-    assert "1 key frames" in run("inspect", clip)
+    assert "1 key frame of" in run("inspect", clip)
     run("decode", clip, "-o", out)
     found: list[Frame] = list(open_video(out))
     assert [luma_psnr(a, b) > 30 for a, b in zip(found, moving(4), strict=True)] == [True] * 4

@@ -93,6 +93,7 @@ def tell(caught: Sequence[warnings.WarningMessage]) -> None:
 def inspect(clip: ClipIn, as_json: options.Json = False) -> None:
     """Show what a clip holds: frames, key frames, bytes. Nothing is decoded."""
     with working(f"reading {clip}"):
+        from plisse.codec.kept import network_of
         from plisse.codec.video import open_clip
 
         source = open_clip(clip)
@@ -117,9 +118,11 @@ def inspect(clip: ClipIn, as_json: options.Json = False) -> None:
         print_json(facts)
         return
     words = [
-        f"{clip}: {header.width} x {header.height}, {float(header.rate):g} frames/s, {header.scheme}",
+        f"{clip}: {header.width} x {header.height}, {float(header.rate):g} frames/s, {header.scheme}, "
+        + network_of(header),
         f"{len(chunks)} frames, {facts['bytes']:,} bytes, {facts['bits_per_pixel']:.3f} bits per pixel",
-        f"{len(keys)} key frames of {_mean(keys):,.0f} bytes, {len(steps)} steps of {_mean(steps):,.0f}",
+        f"{len(keys)} key frame{'s' * (len(keys) != 1)} of {_mean(keys):,.0f} bytes, "
+        f"{len(steps)} step{'s' * (len(steps) != 1)} of {_mean(steps):,.0f}",
     ]
     if facts["times_vary"]:
         words.append("the frame rate varies: frames tell their times")

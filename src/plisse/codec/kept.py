@@ -71,12 +71,12 @@ def _words(header: Header) -> tuple[str, ...]:
         f"{float(header.rate):g} frames per second ({header.rate})",
         f"{colour.matrix} in {'full' if colour.full else 'limited'} range",
         f"scheme {header.scheme}",
-        _network(header),
+        network_of(header),
     )
 
 
-def _network(header: Header) -> str:
-    """Width and depth, and what steps have beside weights."""
+def network_of(header: Header) -> str:
+    """Width and depth in words, and what steps have beside weights."""
     if not header.numbers:
         return "no network"
     numbers, form = header.numbers, PLAIN
