@@ -16,7 +16,7 @@ from plisse.cost.profile import bd_rate
 from plisse.errors import InputError
 
 NETWORKS = ("networks", "slow", "weights", "still")
-CURVES = ("codecs", "warp", "whole", *NETWORKS)
+CURVES = ("codecs", "warp", *NETWORKS, "whole")
 OTHERS = ("x264 slow", "x265 slow")
 OWN = {"steps": "alone", "weights": "plain", "still": "plain"}
 """What a step of each form is beside: a network of its own of the same form."""
@@ -39,10 +39,10 @@ def derived(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def curves(rows: list[Row]) -> Curves:
-    """Points of each clip and codec, by rising luma."""
+    """Points of each clip and codec, by rising luma; codecs in the order of parts."""
     found: Curves = {}
-    for row in rows:
-        if row["part"] in CURVES:
+    for part in CURVES:
+        for row in (row for row in rows if row["part"] == part):
             fields = {field.name: row[field.name] for field in dataclasses.fields(Point) if field.name in row}
             found.setdefault((row["clip"], row["codec"]), []).append(Point(**fields))
     return {key: sorted(points, key=lambda point: point.luma) for key, points in found.items()}
