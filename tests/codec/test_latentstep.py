@@ -11,7 +11,7 @@ from clips import moving, small_networks
 
 from plisse.codec.latentstep import LatentSteps
 from plisse.codec.moving import moved_blocks
-from plisse.codec.pictures import Arch, as_units, difference, rendered
+from plisse.codec.pictures import Arch, Planes, as_units, difference, rendered
 from plisse.codec.rate import Rate
 from plisse.codec.residual import cut_planes
 from plisse.codec.scheme import qstep_at, weight_at
@@ -132,6 +132,25 @@ def test_another_size_is_the_network_drawn_there_and_the_rest_enlarged(short: No
     assert torch.equal(next(decode(data, 3, (96, 128))).planes[0], large[3].planes[0])
     with pytest.raises(InputError, match="another size"):
         list(decode(encode(frames[:1], RATE, replace(SETTINGS, scheme="conv")), size=(96, 128)))
+
+
+def test_a_key_network_is_fitted_once_for_all_trials_of_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    coder, (first, second) = scheme(), (frame.planes for frame in moving(2))
+    fitted: list[float] = []
+    real = WeightSteps.key_payload
+
+    def watched(self: WeightSteps, planes: Planes, crf: float, seed: int) -> bytes:
+        fitted.append(crf)
+        return real(self, planes, crf, seed)
+
+    monkeypatch.setattr(WeightSteps, "key_payload", watched)
+    payloads = [coder.encode(first, None, crf, 0)[0] for crf in (20, 30, 40, 46)]
+    assert fitted == [43, 46]
+    assert len(set(payloads)) == 4
+    assert scheme().encode(first, None, 30, 0)[0] == payloads[1]
+    coder.encode(second, None, 46, 0)
+    coder.encode(second, None, 46, 1)
+    assert fitted[2:] == [43, 46, 46]
 
 
 def test_headers_tell_the_form(short: None) -> None:

@@ -12,7 +12,7 @@ bytes than either (in the manner of Cool-chic, Ladune et al. 2023, where latents
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import nn
@@ -51,6 +51,15 @@ class _Coding:
     step: Symbols | None = None
 
 
+@dataclass(eq=False)
+class _Fitted:
+    """The last key network: trials of other quality numbers for the same frame need none of their own."""
+
+    planes: Planes | None = None
+    at: tuple[float, int] = (0.0, 0)
+    told: bytes = b""
+
+
 @dataclass(frozen=True)
 class LatentSteps:
     """A scheme. coarse: fits and codes key networks and weight steps. preset: how far an encoder searches;
@@ -59,6 +68,7 @@ class LatentSteps:
     coarse: WeightSteps
     preset: str = "medium"
     key_offset: float = FINER_KEYS
+    fitted: _Fitted = field(default_factory=_Fitted, repr=False, compare=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,7 +83,7 @@ class LatentSteps:
         check_crf(crf)
         sides = SIZES[self.preset]
         if before is None:
-            told = self.coarse.key_payload(planes, max(crf, NETWORK_CRF), seed)
+            told = self._key_network(planes, max(crf, NETWORK_CRF), seed)
             first = self._first(BytesReader(told), 0)
             tries = [self._tried(planes, first, crf, n, told=told) for n in sides]
             return min(tries, key=lambda each: each[2])[:2]
@@ -87,6 +97,13 @@ class LatentSteps:
             step = self.coarse.fitted_step(target, before, coarse, seed)
             tries.append(self._tried(planes, before, crf, best, motion, step))
         return min(tries, key=lambda each: each[2])[:2]
+
+    def _key_network(self, planes: Planes, crf: float, seed: int) -> bytes:
+        fitted = self.fitted
+        if fitted.planes is not planes or fitted.at != (crf, seed):
+            fitted.told = self.coarse.key_payload(planes, crf, seed)
+            fitted.planes, fitted.at = planes, (crf, seed)
+        return fitted.told
 
     def _tried(
         self,
