@@ -14,6 +14,7 @@ NAMES = (
     "quantization_training",
     "recurrent",
     "mixed_precision",
+    "mixed_draws",
     "integer",
     "joint",
     "lowrank",

@@ -104,3 +104,25 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     names = list(head)
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"
+
+
+DRAWS = """## Mixed precision over draws of calibration (`python -m benchmarks.mixed_draws`)
+
+ResNet-20, weights rounded anew for each of several draws of the calibration images: mean scores over the
+draws, *steps* minus *uniform* with paired 95 % intervals over images.
+
+"""
+
+
+def draws(data: dict[str, Any]) -> str:
+    """A row for every width and set of images."""
+    names = {"holdout": "lossless", "jpeg": "after JPEG"}
+    lines = ["| bits | images | draws | uniform | steps | difference |", "|---|---|---:|---:|---:|---|"]
+    for row in data["averages"]:
+        value, low, high = (100 * part for part in row["difference"])
+        scores = f"{100 * row['uniform']:.2f} | {100 * row['steps']:.2f}"
+        lines.append(
+            f"| {row['width']} | {names[row['set']]} | {row['draws']} | {scores} "
+            f"| {value:+.2f} [{low:+.2f}, {high:+.2f}] |"
+        )
+    return DRAWS + "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import mixed_draws as draws
 from benchmarks import mixed_precision as mixed
 from benchmarks import mixed_tables as tables
 from plisse.compress.quantize.mixed.sensitivity import Perturbation
@@ -81,3 +82,23 @@ def test_the_table_counts_what_is_better() -> None:
     assert "score in 1 of 2 rows (1 surely, 0 surely worse)" in text
     assert "score in 2 of 2 rows (2 surely, 0 surely worse)" in text
     assert "divergence in 1 of 2 rows (0 surely, 1 surely worse)" in text
+
+
+def test_draws_are_averaged_before_they_are_compared() -> None:
+    """Two images: uniform has one right in each draw, mixed both in one of them."""
+
+    def row(draw: int, uniform: list[int], steps: list[int]) -> draws.Row:
+        each = {
+            form: draws.packed(torch.tensor(bits, dtype=torch.bool))
+            for form, bits in (("uniform", uniform), ("steps", steps))
+        }
+        return {"draw": draw, "width": 4, "holdout": each, "jpeg": each}
+
+    found = draws.averaged([row(0, [1, 0], [1, 0]), row(1, [1, 0], [1, 1])], {"holdout": 2, "jpeg": 2})
+    assert [each["draws"] for each in found] == [2, 2]
+    assert found[0]["uniform"] == pytest.approx(0.5)
+    assert found[0]["steps"] == pytest.approx(0.75)
+    assert found[0]["difference"] == pytest.approx([0.25, 0.0, 0.5])
+    assert "| 4 | lossless | 2 | 50.00 | 75.00 | +25.00 [+0.00, +50.00] |" in tables.draws(
+        {"averages": found}
+    )
