@@ -10,7 +10,7 @@ import torch
 from clips import moving, small_networks
 
 from plisse.codec.latentstep import LatentSteps
-from plisse.codec.moving import moved_blocks
+from plisse.codec.moving import REACH, moved_blocks
 from plisse.codec.pictures import Arch, Planes, as_units, difference, rendered
 from plisse.codec.rate import Rate
 from plisse.codec.residual import cut_planes
@@ -101,6 +101,7 @@ def test_weights_may_step_as_well(kind: str) -> None:
 
 
 def test_slow_steps_weights_only_where_that_costs_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REACH, "slow", REACH["medium"])
     coder, (first, second) = scheme(preset="slow"), (frame.planes for frame in moving(2))
     _, key = coder.encode(first, None, 30, 0)
     plain, _ = scheme().encode(second, key, 34, 0)
