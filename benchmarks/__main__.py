@@ -14,7 +14,7 @@ NAMES = (
     "quantization_training",
     "recurrent",
     "mixed_precision",
-    "mixed_draws",
+    "draws",
     "integer",
     "joint",
     "lowrank",

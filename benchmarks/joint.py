@@ -1,12 +1,13 @@
 """The joint default beside each single technique at equal bytes: `python -m benchmarks.joint [--small]`.
 
-Nothing is trained and no label is used. ResNet-20 (the 1,017 lossless CIFAR-10 test images) at 10x and 20x,
-MiniLM (STS-B dev, Spearman) at 8x. A single technique has one knob, set by bisection or by trying widths so
-that its file is the largest that fits: pruning (sparsity over all weights, magnitude), low rank (share
-removed, energy per parameter, whitened spatial factors), both with batch norm measured again; quantization
-(one width per network, GPTQ, scales per channel; groups of 64 for MiniLM); and step sizes (one step per
-tensor by the same table, trellis, no compensation). "joint" is `compress(model, task, budget=...)` as users
-get it.
+No label is used. ResNet-20 (the 1,017 lossless CIFAR-10 test images) at 10x and 20x, MiniLM (STS-B dev,
+Spearman) at 8x. A single technique has one knob, set by bisection or by trying widths so that its file is the
+largest that fits: pruning (sparsity over all weights, magnitude), low rank (share removed, energy per
+parameter, whitened spatial factors), both with batch norm measured again; quantization (one width per
+network, GPTQ, scales per channel, the better of two ranges, folded or not; groups of 64 for MiniLM); and step
+sizes (one step per tensor by the same table, trellis, no compensation). "joint" is `compress(model, task,
+budget=..., finetune_steps=0)`. Then all of them trained at the point chosen, 600 batches with the original as
+teacher, quantization by learned steps.
 
 Bytes are lengths of the written files; scores are those of the decoded files. Since scores saturate, there
 are larger sets of samples beside the holdout (see benchmarks.joint_samples), and two more figures on each, of
@@ -34,7 +35,7 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks.joint_samples import Row, Seen, figures, seen, sets_of
-from benchmarks.joint_techniques import TECHNIQUES
+from benchmarks.joint_techniques import TECHNIQUES, TRAINED, reference
 from benchmarks.record import RESULTS, write
 from plisse.bitstream import modelfile
 from plisse.core.batch import Batches
@@ -77,6 +78,12 @@ class Case:
         return {name: seen(self.model, self.task, self.sets[name]) for name in self.sets}
 
     @property
+    def techniques(self) -> list[str]:
+        """MiniLM loses nothing that training could win back."""
+        trained = self.network != "minilm"
+        return [name for name in TECHNIQUES if trained or not name.endswith(TRAINED)]
+
+    @property
     def bound(self) -> float:
         return (
             sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
@@ -113,7 +120,7 @@ class Case:
 
     def settled(self, row: Row) -> bool:
         """Whether nothing is left to do: what "joint" answered must be there, to pair the others with it."""
-        if row["technique"] == "joint":
+        if row["technique"] == reference(row["technique"]):
             return "sets" in row and self.kept(row)
         return "bytes" not in row or "joint_minus_this" in row.get("sets", {}).get("holdout", {})
 
@@ -128,10 +135,11 @@ def rows(
 ) -> Iterator[Row]:
     """A row for every technique, or for those of `only`, that has none yet or was not paired with "joint";
     where `rescored` for all. "joint" comes first; without its file, the others wait to be paired."""
-    joint: dict[str, Seen] = {}
-    if "joint" in found and case.settled(found["joint"]) and not rescored:
-        joint = case.answers("joint")
-    for name in only or TECHNIQUES:
+    joint: dict[str, dict[str, Seen]] = {}
+    for name in set(map(reference, TECHNIQUES)):
+        if name in found and case.settled(found[name]) and not rescored:
+            joint[name] = case.answers(name)
+    for name in only or case.techniques:
         row = found.get(name)
         if row is not None and case.settled(row) and not rescored:
             continue
@@ -139,8 +147,9 @@ def rows(
         row.pop("sets", None)
         if "bytes" in row:
             own = case.answers(name)
-            joint = own if name == "joint" else joint
-            beside = {} if name == "joint" else joint
+            beside = joint.get(reference(name), {}) if name != reference(name) else {}
+            if name == reference(name):
+                joint[name] = own
             row["sets"] = {
                 each: figures(case.task, own[each], case.original[each], beside.get(each)) for each in own
             }

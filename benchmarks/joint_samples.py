@@ -12,6 +12,7 @@ is fitted to any of them, and no choice is made on them.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +50,15 @@ def sets_of(network: str, task: Task) -> dict[str, Batches]:
     }
 
 
-def untouched(task: Task, limit: int = PAIRS) -> TextBatches:
-    """Pairs of the train split, none of whose sentences is in calibration, in a fixed order."""
-    train, calibration = task.train, task.calibration
+def untouched(task: Task, limit: int = PAIRS, beside: Iterable[Task] = ()) -> TextBatches:
+    """Pairs of the train split, none of whose sentences is in calibration, in a fixed order; nor in that of
+    the tasks `beside`."""
+    train, known = task.train, set()
     assert isinstance(train, TextBatches)
-    assert isinstance(calibration, TextBatches)
     assert train.targets is not None
-    known = set(map(tuple, calibration.parts[0]))
+    for each in (task, *beside):
+        assert isinstance(each.calibration, TextBatches)
+        known |= set(map(tuple, each.calibration.parts[0]))
     rows = [i for i, pair in enumerate(zip(*train.parts, strict=True)) if known.isdisjoint(map(tuple, pair))]
     picks = np.random.default_rng(0).permutation(rows)[:limit]
     parts = tuple([part[i] for i in picks] for part in train.parts)

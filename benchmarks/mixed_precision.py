@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from benchmarks.cifar import interval
 from benchmarks.joint_samples import sets_of
 from benchmarks.record import RESULTS, write
+from plisse.compress.fitting import Fitting, finishing
 from plisse.compress.fold import FoldBatchNorm
 from plisse.compress.quantize.compensate import Compensate
 from plisse.compress.quantize.mixed.candidates import Uniformly, candidates
@@ -54,7 +55,6 @@ from plisse.compress.quantize.rounding import GPTQ
 from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.sensitivity import RateTable, divergence, held_apart, rate_table
 from plisse.compress.step import chain
-from plisse.compress.within import Fitting, finishing
 from plisse.core import modules
 from plisse.core.batch import Batches
 from plisse.core.reparam import baked, plain, reparametrize, source

@@ -266,7 +266,7 @@ SECTIONS = {
     "quantization_training": training,
     "recurrent": recurrent,
     "mixed_precision": mixed_tables.section,
-    "mixed_draws": mixed_tables.draws,
+    "draws": mixed_tables.draws,
     "peers": peers_tables.section,
     "joint": lowrank.joint,
     "lowrank": lowrank.selectors,

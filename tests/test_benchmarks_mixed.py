@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import mixed_draws as draws
+from benchmarks import draws
 from benchmarks import mixed_precision as mixed
 from benchmarks import mixed_tables as tables
 from plisse.compress.quantize.mixed.sensitivity import Perturbation
@@ -84,21 +86,56 @@ def test_the_table_counts_what_is_better() -> None:
     assert "divergence in 1 of 2 rows (0 surely, 1 surely worse)" in text
 
 
-def test_draws_are_averaged_before_they_are_compared() -> None:
-    """Two images: uniform has one right in each draw, mixed both in one of them."""
-
-    def row(draw: int, uniform: list[int], steps: list[int]) -> draws.Row:
-        each = {
-            form: draws.packed(torch.tensor(bits, dtype=torch.bool))
-            for form, bits in (("uniform", uniform), ("steps", steps))
+def test_the_table_tells_what_steps_save_at_equal_divergence() -> None:
+    def row(width: int, uniform: tuple[int, float], steps: tuple[int, float]) -> dict[str, object]:
+        pairs = {"uniform": uniform, "steps": steps}
+        return {"network": "n", "width": width} | {
+            form: {"bytes": size, "divergence": lost} for form, (size, lost) in pairs.items()
         }
-        return {"draw": draw, "width": 4, "holdout": each, "jpeg": each}
 
-    found = draws.averaged([row(0, [1, 0], [1, 0]), row(1, [1, 0], [1, 1])], {"holdout": 2, "jpeg": 2})
-    assert [each["draws"] for each in found] == [2, 2]
-    assert found[0]["uniform"] == pytest.approx(0.5)
-    assert found[0]["steps"] == pytest.approx(0.75)
-    assert found[0]["difference"] == pytest.approx([0.25, 0.0, 0.5])
-    assert "| 4 | lossless | 2 | 50.00 | 75.00 | +25.00 [+0.00, +50.00] |" in tables.draws(
-        {"averages": found}
+    rows = [row(3, (100, 0.1), (100, 0.01)), row(2, (50, 0.4), (50, 0.1))]
+    assert tables._saved(rows) == (
+        "Bytes of steps at the divergence of one width, interpolated: n 3 bits -50 %.\n"
     )
+    assert tables._saved(rows[:1]) == ""
+
+
+def test_draws_are_averaged_before_they_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two files of every form: the first has all samples right, the other all but one in one of them."""
+    judge = draws.Judge("resnet20")
+    made = nn.Linear(16, 4)
+    task = task_of(made)
+    vars(judge).update(original=made, task=task, sets={"holdout": task.holdout, "larger": task.holdout})
+
+    def maker(network: str, draw: int, at: float) -> Iterator[tuple[str, draws.Made]]:
+        yield "steps", (made, 90 + draw)
+        yield "uniform", (made if draw else Turned(made), 100)
+
+    monkeypatch.setattr(draws, "MAKERS", {"mixed": maker})
+    monkeypatch.setattr(draws.tempfile, "gettempdir", lambda: str(tmp_path))
+    found = draws.row(judge, "mixed", 4, (0, 1))
+    assert found["bytes"] == {"steps": [90, 91], "uniform": [100, 100]}
+    value, low, high = found["holdout"]["first_minus"]["score"]["uniform"]
+    wrong = 1 / 64
+    assert found["holdout"]["score"] == pytest.approx({"steps": 1.0, "uniform": 1 - wrong / 2})
+    assert value == pytest.approx(wrong / 2)
+    assert low <= value <= high
+    monkeypatch.setattr(draws, "MAKERS", {})
+    assert draws.row(judge, "mixed", 4, (0, 1)) == found
+    text = tables.draws({"rows": [found]})
+    assert "| resnet20 | 4 bits | holdout | 2 | 100.00 | steps | 100.00 | uniform | 99.22 | +0.78 [" in text
+
+
+class Turned(nn.Module):
+    """The first sample of every second batch is put into another class."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.count = inner, 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs = self.inner(inputs).clone()
+        self.count += 1
+        if self.count % 2:
+            outputs[0] = -outputs[0]
+        return outputs

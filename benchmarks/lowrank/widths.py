@@ -18,12 +18,12 @@ from torch import nn
 from benchmarks.lowrank_training import Row, Rows, cifar, original, scored
 from plisse.compress.correct import BiasCorrection
 from plisse.compress.decompose import Decompose
+from plisse.compress.fitting import finishing
 from plisse.compress.lowrank.selectors import EnergyPerParameter
 from plisse.compress.quantize.grids import PerChannel
 from plisse.compress.quantize.quantize import Quantize
 from plisse.compress.quantize.rounding import GPTQ
 from plisse.compress.step import Step, chain
-from plisse.compress.within import finishing
 
 NETWORK, RATIO = "resnet20", 0.4
 LOW = Decompose(RATIO, EnergyPerParameter(), steps=0, finetune=0)

@@ -63,6 +63,11 @@ def result(model: nn.Module, task: Task) -> Result:
     return found
 
 
+@pytest.fixture(scope="module")
+def rounded(model: nn.Module, task: Task) -> Result:
+    return compress(model, task, budget="bytes=0.04x", finetune_steps=0)
+
+
 def test_the_file_is_within_the_budget_and_keeps_the_score(result: Result) -> None:
     assert len(result.data) == result.after.bytes <= 0.125 * result.before.bytes
     assert result.after.bytes > 0.11 * result.before.bytes  # the budget is spent
@@ -92,12 +97,41 @@ def test_the_same_call_writes_the_same_bytes(model: nn.Module, task: Task, resul
     assert compress(model, task, budget="bytes=0.125x").data == result.data
 
 
-def test_training_meets_a_tighter_budget_than_rounding_alone(model: nn.Module, task: Task) -> None:
-    rounded = compress(model, task, budget="bytes=0.04x")
+def test_training_meets_a_tighter_budget_than_rounding_alone(
+    model: nn.Module, task: Task, rounded: Result
+) -> None:
     trained = compress(model, task, budget="bytes=0.04x", finetune_steps=60)
     assert trained.after.bytes <= 0.04 * trained.before.bytes
     assert trained.score_after.score >= rounded.score_after.score
     assert trained.difference.value >= -0.02
+
+
+def test_by_default_a_budget_trains_where_outputs_diverge_without(
+    model: nn.Module, task: Task, result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plisse.compress.compress.BATCHES", 40)
+    trained = compress(model, task, budget="bytes=0.04x")
+    names = [row.name.split("(")[0] for row in trained.steps]
+    assert names.count("FineTune") == 1
+    assert not any(row.name.startswith("FineTune") for row in result.steps)
+    assert "FineTune" in trained.record["recipe"]
+    assert trained.after.bytes <= 0.04 * trained.before.bytes
+
+
+def test_training_that_leads_away_is_not_kept(
+    model: nn.Module, task: Task, rounded: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plisse.compress.compress.BATCHES", 3)
+    away = compress(model, task, budget="bytes=0.04x", finetune_lr=100.0)
+    assert away.data == rounded.data
+    assert [row.name for row in away.steps] == [row.name for row in rounded.steps]
+
+
+def test_by_default_nothing_is_trained_without_anything_to_train_on(
+    model: nn.Module, task: Task, rounded: Result
+) -> None:
+    alone = dataclasses.replace(task, train=BatchList(()))
+    assert compress(model, alone, budget="bytes=0.04x").data == rounded.data
 
 
 @pytest.mark.slow

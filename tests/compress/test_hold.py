@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from plisse.compress.fitting import rescaled, shrink_within
 from plisse.compress.hold import HoldRate, draw
 from plisse.compress.prune.mask import Masked
 from plisse.compress.quantize.rated import RateQuantize, RateQuantized, coded_bytes
-from plisse.compress.within import rescaled, shrink_within
 from plisse.core.batch import Batch, BatchList
 from plisse.core.reparam import Fixed, Reparametrized
 from plisse.errors import BudgetError

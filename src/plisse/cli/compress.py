@@ -22,7 +22,15 @@ from plisse.cli.nodata import (
     score_note,
 )
 from plisse.cli.opening import kind, open_named_task, open_network
-from plisse.cli.output import check_new_folder, check_outputs, counted, print_json, stdout, working
+from plisse.cli.output import (
+    check_new_folder,
+    check_outputs,
+    counted,
+    print_json,
+    stdout,
+    stepping,
+    working,
+)
 from plisse.cli.output import note as remark
 from plisse.cli.quantizing import (
     Activations,
@@ -64,10 +72,11 @@ Recipe = Annotated[
     ),
 ]  # fmt: skip
 FineTune = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--finetune", metavar="N", min=0, rich_help_panel=options.FAR,
-        help="Batches of training with distillation from the original; 0 uses no labels.",
+        "--finetune", metavar="N", min=0, rich_help_panel=options.FAR, show_default=False,
+        help="Batches of training with distillation from the original, without labels; 0: none. "
+        "By default 600 where a budget costs too much without.",
     ),
 ]  # fmt: skip
 Rate = Annotated[
@@ -116,7 +125,7 @@ def compress(
     group: Group = None,
     rounding: Rounding_ = None,
     preset: PresetFlag = None,
-    finetune: FineTune = 0,
+    finetune: FineTune = None,
     finetune_lr: Rate = None,
     strict: Strict = False,
     input_shape: Shape = None,
@@ -181,6 +190,7 @@ def compress(
             allow=_allowed(model, allow),
             say=say,
             progress=counted("measuring", say),
+            hooks=(stepping("training", say),),
         )
         write_atomic(out, result.data)
         if report is not None:
@@ -191,7 +201,7 @@ def compress(
         remark(score_note(made))
 
 
-def _check_rate(rate: float | None, batches: int) -> None:
+def _check_rate(rate: float | None, batches: int | None) -> None:
     if rate is not None and not batches:
         raise InputError("--finetune-lr without --finetune", expected="both", hint="--finetune 500")
     if rate is not None and not (rate > 0 and math.isfinite(rate)):

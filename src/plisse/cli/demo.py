@@ -13,7 +13,16 @@ import typer
 from plisse.cli import options
 from plisse.cli.compress import print_result
 from plisse.cli.failures import reported
-from plisse.cli.output import Say, check_folder, check_outputs, counted, print_json, stdout, working
+from plisse.cli.output import (
+    Say,
+    check_folder,
+    check_outputs,
+    counted,
+    print_json,
+    stdout,
+    stepping,
+    working,
+)
 from plisse.errors import OutputError, PlisseError
 
 if TYPE_CHECKING:
@@ -82,7 +91,8 @@ def _trained_and_compressed(seed: int, say: Say) -> Result:
     model = open_model(NETWORK, seed=seed)
     task = open_task(TASK, model=model, seed=seed)
     say(f"training {NETWORK} on {TASK}")
-    fit(model, task.objective, task.train, steps=TRAINING_STEPS, seed=seed)
+    hooks = (stepping(f"training {NETWORK}", say),)
+    fit(model, task.objective, task.train, steps=TRAINING_STEPS, seed=seed, hooks=hooks)
     say("compressing")
     return compress(
         model.eval(),
@@ -94,6 +104,7 @@ def _trained_and_compressed(seed: int, say: Say) -> Result:
         notes={"task": TASK},
         say=say,
         progress=counted("measuring", say),
+        hooks=(stepping("training", say),),
     )
 
 

@@ -12,29 +12,22 @@ import torch
 from torch import nn
 
 from plisse.compress.finetune import FineTune, distilled
-from plisse.compress.fold import AbsorbStatistics, FoldBatchNorm
-from plisse.compress.quantize.small import CompactSmall
 from plisse.compress.recipe import dump_recipe
-from plisse.compress.result import FrontierPoint, Result
+from plisse.compress.result import Result
 from plisse.compress.run import Run
+from plisse.compress.spend import BATCHES, Spending, Spent, Training
 from plisse.compress.step import Step, chain
-from plisse.compress.structure import structure_within
-from plisse.compress.within import plan_bytes, shrink_within
 from plisse.core.batch import n_samples
 from plisse.core.modules import check_finite, check_plain
 from plisse.core.origin import origin_of
 from plisse.cost.budget import Budget, Cost
 from plisse.errors import BudgetError, InputError
 from plisse.train.evaluate import evaluate, paired
+from plisse.train.run import Hook
 from plisse.train.task import Task
 
-PROBES, FINAL_REPEATS = 31, 61
-FINISHING = (AbsorbStatistics, CompactSmall)
-"""Steps of a byte budget that may find nothing left to save."""
-"""Timed passes while searching for a width, and of the finished file."""
-
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-FOLDED_CLIP = 1.0
+FINAL_REPEATS = 61
+"""Timed passes of the finished file."""
 
 Progress = Callable[[Iterable[str]], Iterable[str]]
 
@@ -45,7 +38,7 @@ def compress(
     *,
     budget: Budget | str | None = None,
     recipe: Step | None = None,
-    finetune_steps: int = 0,
+    finetune_steps: int | None = None,
     finetune_lr: float = 0.02,
     strict: bool = False,
     keep_statistics: bool = False,
@@ -54,17 +47,20 @@ def compress(
     allow: tuple[str, ...] = (),
     say: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda names: names,
+    hooks: tuple[Hook, ...] = (),
 ) -> Result:
     """Compress `model` for `task`, by a recipe or to a budget, and score what the written file decodes to.
 
     budget: upper bounds; relative ones refer to the network as it comes, in a plain safetensors file. recipe:
     steps to run before those that the budget asks for. finetune_steps: batches of training with the original
-    as teacher (0: post-training only); labels are not used. strict: a step that saves nothing is an error.
+    as teacher, without labels; 0: post-training only. By default a budget that is met without training is all
+    that is done where outputs hardly diverge (`WORTH`, compress/spend); else 600 batches are tried, and kept
+    where they diverge less. finetune_lr: peak learning rate. strict: a step that saves nothing is an error.
     keep_statistics: of training data behind batch norms, two numbers per channel, with which the file can be
     compressed again without data.
     notes: JSON data for the file. allow: the factories that may build the network. say, progress: told about
-    the steps, and wrapped around the names of tensors while they are measured. The given model stays as it
-    was.
+    the steps, and wrapped around the names of tensors while they are measured. hooks: called after every
+    batch of training. The given model stays as it was.
 
     Raises BudgetError where the bounds cannot be met, SavedNothingError under `strict`, WeightsError for NaN,
     GraphError for a network whose origin is unknown.
@@ -72,14 +68,16 @@ def compress(
     if budget is None and recipe is None:
         raise InputError("neither a budget nor a recipe", expected="one of them", hint="budget='bytes=0.1x'")
     bounds = Budget.parse(budget) if isinstance(budget, str) else budget
-    training = FineTune(steps=finetune_steps, lr=finetune_lr, seed=seed) if finetune_steps else None
+    training = _training(finetune_steps, finetune_lr, seed, task)
     _check_parts(task, bounds, training)
     check_plain(model)
     check_finite(model)
     origin_of(model)
     torch.manual_seed(seed)
     kind = task.name.partition(":")[0]
-    run = Run(model, model, distilled(task, model), strict, allow, say, {"task": kind, **(notes or {})})
+    run = Run(
+        model, model, distilled(task, model), strict, allow, say, {"task": kind, **(notes or {})}, hooks
+    )
     score_before = evaluate(model, task)
     before = run.start(score_before.score)
     done, frontier = _run_steps(run, bounds, recipe, training, before, keep_statistics, progress)
@@ -104,89 +102,41 @@ def compress(
     )
 
 
+def _training(steps: int | None, lr: float, seed: int, task: Task) -> Training:
+    """As asked for, or where it pays and `task` has something to train on."""
+    count = steps if steps is not None else BATCHES if len(task.train) else 0
+    return Training(FineTune(steps=count, lr=lr, seed=seed) if count else None, asked=steps is not None)
+
+
 def _run_steps(
     run: Run,
     bounds: Budget | None,
     recipe: Step | None,
-    training: FineTune | None,
+    training: Training,
     before: Cost,
     keep: bool,
     progress: Progress,
-) -> tuple[list[Step], tuple[FrontierPoint, ...]]:
-    """The recipe, then the structure, then the bytes; returns the steps that were run and the frontier."""
+) -> Spent:
+    """The recipe, then what the budget asks for; without one, training where it is asked for."""
     done: list[Step] = list(chain(recipe).steps) if recipe else []
     for step in done:
         run.step(step)
-    training = training and steadied(training, run.model)
-    if bounds is None:
-        if training:
-            run.step(training)
-            done.append(training)
-        return done, ()
-    structure = _run_structure(run, bounds, training, before, keep)
-    if bounds.bytes is None:
-        return [*done, *structure], ()
-    limit = bounds.bytes.absolute(before.bytes)
-    later = None if bounds.latency else training
-    if done and run.written(run.model) <= limit:
-        return [*done, *structure, *_trained_within(run, later, limit)], ()
-    run.say("measuring what every tensor costs and loses")
-    plan = plan_bytes(
-        run.model,
-        run.task,
-        limit,
-        written=run.written,
-        training=later,
-        keep_statistics=keep,
-        progress=progress,
-    )
-    for step in plan.steps:
-        run.step(step, asked=not isinstance(step, FINISHING))
-    run.model = shrink_within(run.model, limit, run.written)
-    return [*done, *structure, *plan.steps], plan.frontier
+    training = training.steadied(run.model)
+    if bounds is not None:
+        steps, frontier = Spending(run, bounds, training, before, keep, progress).all(done)
+        return [*done, *steps], frontier
+    if training.step and training.asked:
+        run.step(training.step)
+        done.append(training.step)
+    return done, ()
 
 
-def _trained_within(run: Run, training: FineTune | None, limit: float) -> list[Step]:
-    """Train what the recipe made, which is within the bound on bytes already, and keep it there."""
-    steps: list[Step] = [training] if training else []
-    for step in steps:
-        run.step(step)
-    run.model = shrink_within(run.model, limit, run.written)
-    return steps
-
-
-def steadied(training: FineTune, model: nn.Module) -> FineTune:
-    """`training` with gradients of norm 1 at most where `model` has no norms, such as after folding: without
-    either, ten batches destroy a ResNet-20 of 4 bits."""
-    if training.clip is not None or any(isinstance(module, NORMS) for module in model.modules()):
-        return training
-    return dataclasses.replace(training, clip=FOLDED_CLIP)
-
-
-def _run_structure(
-    run: Run, bounds: Budget, training: FineTune | None, before: Cost, keep: bool
-) -> list[Step]:
-    """Cut channels or ranks where a bound asks for it, train, and fold batch norm where time counts."""
-    fold: list[Step] = [FoldBatchNorm(keep)] if bounds.latency else []
-    cut = structure_within(
-        run.model, run.task, bounds, before, lambda net: run.cost(chain(*fold)(net, run.task), repeats=PROBES)
-    )
-    if cut is None:
-        return []
-    label, run.model = cut
-    run.note(label)
-    steps = [*([training] if training else []), *fold]
-    for step in steps:
-        run.step(step)
-    return steps
-
-
-def _check_parts(task: Task, bounds: Budget | None, training: FineTune | None) -> None:
+def _check_parts(task: Task, bounds: Budget | None, training: Training) -> None:
     """Raise InputError, before any work, for the first part of `task` that will be needed and is empty."""
     needed = {
         "holdout": "to score on",
         **({"calibration": "to measure what bytes are worth"} if bounds and bounds.bytes else {}),
-        **({"train": "to fine-tune on"} if training else {}),
+        **({"train": "to fine-tune on"} if training.step else {}),
     }
     for part, why in needed.items():
         if not len(getattr(task, part)):

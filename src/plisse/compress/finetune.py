@@ -17,6 +17,7 @@ from plisse.train.intermediate import intermediate
 from plisse.train.loop import fit
 from plisse.train.objectives import distillation, feature_matching
 from plisse.train.optimizers import SGD, Optimizer
+from plisse.train.run import Hook
 from plisse.train.schedules import Cosine, Schedule
 from plisse.train.statistics import reestimate_statistics
 from plisse.train.task import Objective, Task, kl_divergence
@@ -50,6 +51,10 @@ class FineTune:
             raise InputError(f"lr={self.lr} of FineTune", expected="a learning rate above 0, such as 0.02")
 
     def __call__(self, model: nn.Module, task: Task) -> nn.Module:
+        return self.watched(model, task)
+
+    def watched(self, model: nn.Module, task: Task, hooks: tuple[Hook, ...] = ()) -> nn.Module:
+        """The same, with `hooks` called after every batch."""
         tuned = modules.clone(model)
         if self.steps > 0:
             fit(
@@ -65,7 +70,7 @@ class FineTune:
                 devices=self.devices,
                 checkpoint=Path(self.checkpoint) if self.checkpoint else None,
                 progress=self.progress,
-                hooks=(HoldRate(self.hold),) if self.hold else (),
+                hooks=(*((HoldRate(self.hold),) if self.hold else ()), *hooks),
             )
         return tuned
 

@@ -26,6 +26,7 @@ from plisse.errors import SavedNothingError
 from plisse.networks.assets import assets, with_assets
 from plisse.networks.build import build
 from plisse.train.evaluate import evaluate
+from plisse.train.run import Hook
 from plisse.train.task import Task
 
 REPAIRS = (FineTune, ReestimateNorm, BiasCorrection, Compensate)
@@ -41,6 +42,7 @@ class Run:
 
     task: what the steps see (with the original as teacher). strict: a step that saves nothing is an error.
     allow: factories that may build the skeleton. say: told what is being done. notes: go into the file.
+    hooks: of training.
     """
 
     original: nn.Module
@@ -50,6 +52,7 @@ class Run:
     allow: tuple[str, ...]
     say: Callable[[str], None]
     notes: Mapping[str, Any]
+    hooks: tuple[Hook, ...] = ()
     rows: list[StepRow] = dataclasses.field(default_factory=list)
 
     def start(self, score: float) -> Cost:
@@ -59,12 +62,23 @@ class Run:
         self.rows.append(StepRow("original", cost, score))
         return cost
 
+    def state(self) -> tuple[nn.Module, tuple[StepRow, ...]]:
+        """What `back` returns to."""
+        return self.model, tuple(self.rows)
+
+    def back(self, state: tuple[nn.Module, tuple[StepRow, ...]]) -> None:
+        """Forget what was done since."""
+        self.model, self.rows[:] = state
+
     def step(self, step: Step, asked: bool = True) -> None:
         """Run one step and note what it did. asked: by the user, rather than by a budget, so that it has to
         save something."""
         label = short(step)
         self.say(label)
-        self.model = step(self.model, self.task)
+        if isinstance(step, FineTune):
+            self.model = step.watched(self.model, self.task, self.hooks)
+        else:
+            self.model = step(self.model, self.task)
         self.note(label, repairs=not asked or isinstance(step, REPAIRS))
 
     def note(self, label: str, repairs: bool = False) -> None:
