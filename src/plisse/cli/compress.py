@@ -76,7 +76,7 @@ FineTune = Annotated[
     typer.Option(
         "--finetune", metavar="N", min=0, rich_help_panel=options.FAR, show_default=False,
         help="Batches of training with distillation from the original, without labels; 0: none. "
-        "By default 600 where a budget costs too much without.",
+        "By default up to 600 where a budget costs too much without.",
     ),
 ]  # fmt: skip
 Rate = Annotated[

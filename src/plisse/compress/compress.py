@@ -54,8 +54,9 @@ def compress(
     budget: upper bounds; relative ones refer to the network as it comes, in a plain safetensors file. recipe:
     steps to run before those that the budget asks for. finetune_steps: batches of training with the original
     as teacher, without labels; 0: post-training only. By default a budget that is met without training is all
-    that is done where outputs hardly diverge (`WORTH`, compress/spend); else 600 batches are tried, and kept
-    where they diverge less. finetune_lr: peak learning rate. strict: a step that saves nothing is an error.
+    that is done where outputs hardly diverge (`WORTH`, compress/spend); else 600 batches, fewer of a large
+    network, are tried, and kept where they diverge less. finetune_lr: peak learning rate. strict: a step that
+    saves nothing is an error.
     keep_statistics: of training data behind batch norms, two numbers per channel, with which the file can be
     compressed again without data.
     notes: JSON data for the file. allow: the factories that may build the network. say, progress: told about
@@ -74,12 +75,11 @@ def compress(
     check_finite(model)
     origin_of(model)
     torch.manual_seed(seed)
-    kind = task.name.partition(":")[0]
-    run = Run(
-        model, model, distilled(task, model), strict, allow, say, {"task": kind, **(notes or {})}, hooks
-    )
+    told = {"task": task.name.partition(":")[0], **(notes or {})}
+    run = Run(model, model, distilled(task, model), strict, allow, say, told, hooks)
     score_before = evaluate(model, task)
     before = run.start(score_before.score)
+    training = training.affordable(task, before)
     done, frontier = _run_steps(run, bounds, recipe, training, before, keep_statistics, progress)
     data = run.data(run.model)
     decoded = run.decoded(data)

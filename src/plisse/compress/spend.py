@@ -16,8 +16,10 @@ from plisse.compress.sensitivity import Progress, RateTable, divergence, held_ap
 from plisse.compress.step import Step, chain
 from plisse.compress.structure import structure_within
 from plisse.compress.within import plan_bytes
+from plisse.core.batch import n_samples
 from plisse.cost.budget import Budget, Cost
 from plisse.errors import BudgetError, WeightsError
+from plisse.train.task import Task
 
 PROBES = 31
 """Timed passes while searching for a width."""
@@ -28,8 +30,8 @@ FINISHING = (AbsorbStatistics, CompactSmall)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 FOLDED_CLIP = 1.0
 
-BATCHES = 600
-"""Of training, where nobody said how many."""
+BATCHES, LEAST, WORK = 600, 50, 1e13
+"""Of training, where nobody said how many: as many as take `WORK` multiply-adds forward, between these."""
 
 WORTH = 0.01
 """Divergence from the original above which training is tried, where nobody said whether."""
@@ -46,6 +48,14 @@ class Training:
 
     step: FineTune | None
     asked: bool = True
+
+    def affordable(self, task: Task, before: Cost) -> Training:
+        """With fewer batches where nobody said how many and a network of cost `before` computes much."""
+        if self.step is None or self.asked:
+            return self
+        batch = before.macs / n_samples(task.example) * n_samples(task.train[0].inputs)
+        steps = min(self.step.steps, max(LEAST, round(WORK / max(batch, 1.0))))
+        return dataclasses.replace(self, step=dataclasses.replace(self.step, steps=steps))
 
     def steadied(self, model: nn.Module) -> Training:
         """With gradients of norm 1 at most where `model` has no norms, such as after folding: without either,
